@@ -1,0 +1,172 @@
+//! The one error type of the crate.
+
+use std::path::{Path, PathBuf};
+
+/// What went wrong, in which place, and what to do about it.
+///
+/// New variants may be added in any release. Match on the ones you handle and pass the rest on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A hyper-parameter has a value that cannot work.
+    #[error("{name} is {given}, but must be {allowed}; {remedy}")]
+    Setting {
+        /// The setting, as its setter or flag is called.
+        name: &'static str,
+        /// The value that was given.
+        given: String,
+        /// The values that are possible.
+        allowed: String,
+        /// What to do instead.
+        remedy: &'static str,
+    },
+
+    /// A loss or a gradient is NaN or infinite. The run stands at the state before the step.
+    #[error(
+        "step {step}: {quantity} is {value}; the variables are as they were before this step \
+         (a smaller learning rate or penalty, or gradient clipping, usually helps)"
+    )]
+    NonFinite {
+        /// Index of the step that failed, from 0.
+        step: usize,
+        /// The loss or gradient, for instance `L2(u)`.
+        quantity: String,
+        /// Its value.
+        value: f64,
+    },
+
+    /// An objective drew no micro-batch.
+    #[error("step {step}: the {objective} drew no micro-batch; `sample` must return at least one")]
+    EmptyDraw {
+        /// Index of the step that failed, from 0.
+        step: usize,
+        /// `upper objective` or `lower objective`.
+        objective: &'static str,
+    },
+
+    /// A variable has no parameter that requires a gradient.
+    #[error(
+        "the {variable} has no parameter that requires a gradient; \
+         create it on an autodiff device, for instance `Device::flex().autodiff()`"
+    )]
+    NotTrainable {
+        /// `upper variable` or `lower variable`.
+        variable: &'static str,
+    },
+
+    /// A loss does not depend on any trainable parameter, so that it cannot be differentiated.
+    #[error(
+        "a loss has no gradient: it depends on no parameter that requires one; \
+         check that it is computed from the variables it is given, without `inner()` or `detach()`"
+    )]
+    NotDifferentiable,
+
+    /// A loss is not a single number.
+    #[error("a loss has {elements} elements, but must have 1; reduce it with `sum()` or `mean()`")]
+    NotScalar {
+        /// Number of elements of the tensor that was returned.
+        elements: usize,
+    },
+
+    /// A module has no list of blocks at the path that was given.
+    #[error("no list of blocks at `{path}`; the module has {}", listed(.available))]
+    UnknownBlocks {
+        /// The path that was asked for.
+        path: String,
+        /// The paths of all lists in the module.
+        available: Vec<String>,
+    },
+
+    /// An objective of the user failed.
+    #[error(transparent)]
+    Objective(#[from] Box<dyn std::error::Error + Send + Sync>),
+
+    /// A file could not be read or written.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+
+    /// One record of a data file is not usable.
+    #[error("{}:{line}: {message}", .path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it, and what is allowed.
+        message: String,
+    },
+
+    /// A file or folder as a whole is not what it should be.
+    #[error("{}: {message}", .path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        message: String,
+    },
+
+    /// A device cannot be used on this machine or with the features of this build.
+    #[error("device `{device}`: {message}")]
+    Device {
+        /// The device, as it was named.
+        device: String,
+        /// Why it cannot be used, and which ones can.
+        message: String,
+    },
+}
+
+/// A result whose error is [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn setting(
+        name: &'static str,
+        given: impl ToString,
+        allowed: impl ToString,
+        remedy: &'static str,
+    ) -> Self {
+        Self::Setting {
+            name,
+            given: given.to_string(),
+            allowed: allowed.to_string(),
+            remedy,
+        }
+    }
+
+    #[cfg(feature = "llm")]
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    #[cfg(feature = "llm")]
+    pub(crate) fn record(path: &Path, line: usize, message: impl ToString) -> Self {
+        Self::Record {
+            path: path.to_owned(),
+            line,
+            message: message.to_string(),
+        }
+    }
+
+    #[cfg(feature = "llm")]
+    pub(crate) fn file(path: &Path, message: impl ToString) -> Self {
+        Self::File {
+            path: path.to_owned(),
+            message: message.to_string(),
+        }
+    }
+}
+
+fn listed(paths: &[String]) -> String {
+    if paths.is_empty() {
+        return "no list of modules at all".to_owned();
+    }
+    format!("lists at: `{}`", paths.join("`, `"))
+}
