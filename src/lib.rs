@@ -1,5 +1,15 @@
 //! A first-order bilevel optimiser on Burn (work in progress).
 
+#![deny(missing_docs)]
+#![warn(
+    missing_debug_implementations,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used
+)]
+
 pub use burn;
 
 mod error;
