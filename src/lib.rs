@@ -13,5 +13,12 @@
 pub use burn;
 
 mod error;
+mod problem;
+pub mod reweight;
+mod sampler;
+mod solver;
 
 pub use error::{Error, Result};
+pub use problem::{Bilevel, Gradients, LowerObjective, UpperObjective};
+pub use sampler::{ActiveLayers, AllLayers, LayerSampler, Lisa};
+pub use solver::{Moments, Penalty, PerVariable, Run, ScaleBio, Schedule, Solution, Step, Update};

@@ -1,0 +1,182 @@
+//! A bilevel problem: its two objectives, and the one door through which the solver asks for their gradients.
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+
+use crate::{Error, Result};
+
+/// The upper objective `F(x, w)`: what the upper variable `x` is chosen for. `L1` in the paper.
+///
+/// A closure `Fn(&X, &W) -> Tensor<1>` is an upper objective without data.
+///
+/// # Example
+///
+/// ```
+/// use burn::{module::Param, tensor::Tensor};
+/// use scalebio::{Result, UpperObjective};
+///
+/// type Vector = Param<Tensor<1>>;
+///
+/// /// Mean squared distance to a minibatch of targets.
+/// #[derive(Debug)]
+/// struct Targets(Vec<Tensor<1>>);
+///
+/// impl UpperObjective<Vector, Vector> for Targets {
+///     type Batch = Tensor<1>;
+///
+///     fn sample(&mut self) -> Result<Vec<Tensor<1>>> {
+///         Ok(self.0.clone()) // two micro-batches, whose losses are summed
+///     }
+///
+///     fn loss(&self, _: &Vector, w: &Vector, batch: &Tensor<1>) -> Tensor<1> {
+///         (w.val() - batch.clone()).square().sum() / self.0.len() as f64
+///     }
+/// }
+/// ```
+///
+/// # Reference
+///
+/// Pan et al., *ScaleBiO*, ACL 2025, arXiv 2406.19976, equation (1).
+pub trait UpperObjective<X: Module, W: Module> {
+    /// The data of one micro-batch.
+    type Batch;
+
+    /// Draws the micro-batches of one step. The step's objective is the **sum** of their losses, so
+    /// that normalizers (a batch size, a number of tokens) belong to the whole draw.
+    ///
+    /// # Errors
+    ///
+    /// Whatever prevents a draw; it ends the run before any variable has changed. An empty draw is
+    /// an error of the run too.
+    fn sample(&mut self) -> Result<Vec<Self::Batch>>;
+
+    /// Loss of one micro-batch at `(upper, lower)`.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[1]`
+    fn loss(&self, upper: &X, lower: &W, batch: &Self::Batch) -> Tensor<1>;
+
+    /// Loss and gradients of one micro-batch. Differentiates [`loss`](Self::loss) unless overridden,
+    /// for instance where a gradient is known in closed form or must be computed in pieces.
+    ///
+    /// # Errors
+    ///
+    /// The loss is not a single number or depends on no trainable parameter.
+    fn gradients(&self, upper: &X, lower: &W, batch: &Self::Batch) -> Result<Gradients> {
+        Gradients::of(&self.loss(upper, lower, batch), upper, lower)
+    }
+}
+
+/// The lower objective `G(x, w)`: what the lower variable `w` minimizes, given `x`. `L2` in the paper.
+///
+/// The solver hands the same draw to `w` and to the auxiliary variable `u`. A closure
+/// `Fn(&X, &W) -> Tensor<1>` is a lower objective without data. See [`UpperObjective`] for an
+/// example: the methods are the same.
+///
+/// # Reference
+///
+/// Pan et al., *ScaleBiO*, ACL 2025, arXiv 2406.19976, equation (1).
+pub trait LowerObjective<X: Module, W: Module> {
+    /// The data of one micro-batch.
+    type Batch;
+
+    /// Draws the micro-batches of one step; see [`UpperObjective::sample`].
+    ///
+    /// # Errors
+    ///
+    /// Whatever prevents a draw; it ends the run before any variable has changed.
+    fn sample(&mut self) -> Result<Vec<Self::Batch>>;
+
+    /// Loss of one micro-batch at `(upper, lower)`.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[1]`
+    fn loss(&self, upper: &X, lower: &W, batch: &Self::Batch) -> Tensor<1>;
+
+    /// Loss and gradients of one micro-batch; see [`UpperObjective::gradients`].
+    ///
+    /// # Errors
+    ///
+    /// The loss is not a single number or depends on no trainable parameter.
+    fn gradients(&self, upper: &X, lower: &W, batch: &Self::Batch) -> Result<Gradients> {
+        Gradients::of(&self.loss(upper, lower, batch), upper, lower)
+    }
+}
+
+impl<X: Module, W: Module, T: Fn(&X, &W) -> Tensor<1>> UpperObjective<X, W> for T {
+    type Batch = ();
+
+    fn sample(&mut self) -> Result<Vec<()>> {
+        Ok(vec![()])
+    }
+
+    fn loss(&self, upper: &X, lower: &W, _: &()) -> Tensor<1> {
+        self(upper, lower)
+    }
+}
+
+impl<X: Module, W: Module, T: Fn(&X, &W) -> Tensor<1>> LowerObjective<X, W> for T {
+    type Batch = ();
+
+    fn sample(&mut self) -> Result<Vec<()>> {
+        Ok(vec![()])
+    }
+
+    fn loss(&self, upper: &X, lower: &W, _: &()) -> Tensor<1> {
+        self(upper, lower)
+    }
+}
+
+/// A bilevel problem: `min_x F(x, w*(x))` subject to `w*(x) = argmin_w G(x, w)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Bilevel<F, G> {
+    /// The upper objective `F`, an [`UpperObjective`].
+    pub upper: F,
+    /// The lower objective `G`, a [`LowerObjective`].
+    pub lower: G,
+}
+
+/// Loss and first derivatives of an objective on one micro-batch.
+#[derive(Debug, Default)]
+pub struct Gradients {
+    /// The loss.
+    pub loss: f64,
+    /// Terms of the loss that are worth logging, such as one loss a source; summed over the
+    /// micro-batches of a step. Empty by default.
+    pub parts: Vec<f64>,
+    /// Gradient in the upper variable. A parameter without an entry has gradient zero.
+    pub of_upper: GradientsParams,
+    /// Gradient in the lower variable. A parameter without an entry has gradient zero.
+    pub of_lower: GradientsParams,
+}
+
+impl Gradients {
+    /// Differentiates `loss` in the parameters of `upper` and `lower` that require a gradient.
+    ///
+    /// # Shapes
+    ///
+    /// - `loss`: `[1]`
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotScalar`] or [`Error::NotDifferentiable`].
+    pub fn of<X: Module, W: Module>(loss: &Tensor<1>, upper: &X, lower: &W) -> Result<Self> {
+        let elements = loss.shape().num_elements();
+        if elements != 1 {
+            return Err(Error::NotScalar { elements });
+        }
+        if !loss.is_tracked() {
+            return Err(Error::NotDifferentiable);
+        }
+        let mut gradients = loss.backward();
+        Ok(Self {
+            loss: loss.clone().into_scalar::<f64>(),
+            parts: Vec::new(),
+            of_upper: GradientsParams::from_module(&mut gradients, upper),
+            of_lower: GradientsParams::from_module(&mut gradients, lower),
+        })
+    }
+}

@@ -1,0 +1,206 @@
+//! Minibatches of several sources, each source in exact epochs.
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+
+use super::order::Order;
+use crate::{Error, Result};
+
+/// The samples of one or several sources.
+pub trait Samples {
+    /// The data of one micro-batch.
+    type Batch;
+
+    /// Number of samples of each source.
+    fn sizes(&self) -> Vec<usize>;
+
+    /// Puts the picked samples together, in the order given.
+    ///
+    /// # Errors
+    ///
+    /// Whatever prevents it; it ends the run.
+    fn batch(&self, picks: &[Pick]) -> Result<Self::Batch>;
+}
+
+/// One sample of a draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pick {
+    /// Index of the source.
+    pub source: usize,
+    /// Index of the sample within the source.
+    pub index: usize,
+}
+
+/// In which proportions `q_i` the sources are drawn. The learned weights do not depend on it in
+/// expectation, since losses are divided by `q_i`; their noise does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sampling {
+    /// `q_i = 1 / m`: in a batch of `B`, each source has `floor(B / m)` or `ceil(B / m)` samples, by
+    /// systematic sampling with mean `B / m`.
+    #[default]
+    Stratified,
+    /// `q_i = n_i / n`: all samples in one reshuffled order.
+    Proportional,
+}
+
+/// Seeded minibatches of [`Samples`], without replacement within an epoch.
+///
+/// Stratified draws cycle through every source in an order of its own, proportional draws through all
+/// samples in one; orders are reshuffled every epoch.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Draws<S> {
+    samples: S,
+    sizes: Vec<usize>,
+    batch: usize,
+    micro_batch: usize,
+    sampling: Sampling,
+    random: Xoshiro256PlusPlus,
+    /// One order a source, or one of all samples; made when the first batch is drawn.
+    orders: Vec<Order>,
+}
+
+impl<S: Samples> Draws<S> {
+    /// Draws of `batch` samples.
+    ///
+    /// Defaults: one micro-batch, [`Sampling::Stratified`], seed 0.
+    pub fn new(samples: S, batch: usize) -> Self {
+        Self {
+            sizes: samples.sizes(),
+            samples,
+            batch,
+            micro_batch: usize::MAX,
+            sampling: Sampling::default(),
+            random: Xoshiro256PlusPlus::seed_from_u64(0),
+            orders: Vec::new(),
+        }
+    }
+
+    /// Cuts every draw into micro-batches of at most `samples`, at least 1. Saves memory; changes
+    /// results by rounding only. Default: no cut.
+    pub fn micro_batch(mut self, samples: usize) -> Self {
+        self.micro_batch = samples;
+        self
+    }
+
+    /// In which proportions the sources are drawn. Default: [`Sampling::Stratified`].
+    pub fn sampling(mut self, sampling: Sampling) -> Self {
+        self.sampling = sampling;
+        self
+    }
+
+    /// Seed of all draws. Default: 0.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        self
+    }
+
+    /// The samples that are drawn from.
+    pub fn samples(&self) -> &S {
+        &self.samples
+    }
+
+    /// The proportion `q_i` at which each source is drawn.
+    pub fn proportions(&self) -> Vec<f64> {
+        let sources = self.sizes.len() as f64;
+        let total: usize = self.sizes.iter().sum();
+        match self.sampling {
+            Sampling::Stratified => vec![1.0 / sources; self.sizes.len()],
+            Sampling::Proportional => {
+                let share = |&size: &usize| size as f64 / total as f64;
+                self.sizes.iter().map(share).collect()
+            }
+        }
+    }
+
+    /// Number of samples of a draw.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The next draw, cut into micro-batches.
+    pub(super) fn draw(&mut self) -> Result<Vec<(Vec<Pick>, S::Batch)>> {
+        let picks = self.picks();
+        picks
+            .chunks(self.micro_batch)
+            .map(|chunk| Ok((chunk.to_vec(), self.samples.batch(chunk)?)))
+            .collect()
+    }
+
+    fn picks(&mut self) -> Vec<Pick> {
+        if self.orders.is_empty() {
+            self.orders = match self.sampling {
+                Sampling::Stratified => self.sizes.iter().map(|&n| Order::new(n)).collect(),
+                Sampling::Proportional => vec![Order::new(self.sizes.iter().sum())],
+            };
+        }
+        match self.sampling {
+            Sampling::Stratified => self.stratified(),
+            Sampling::Proportional => self.proportional(),
+        }
+    }
+
+    /// Systematic sampling: source `i` gets the integers in `[i B / m + U, (i + 1) B / m + U)`, with
+    /// one uniform `U` a draw, so that its count is the floor or the ceiling of `B / m` with that mean.
+    fn stratified(&mut self) -> Vec<Pick> {
+        let sources = self.sizes.len();
+        // In units of 1 / m all ends are integers, and no rounding can lose a sample.
+        let offset = self.random.random_range(0..sources);
+        let end = |source: usize| (source * self.batch + offset) / sources;
+        let counts: Vec<usize> = (0..sources).map(|i| end(i + 1) - end(i)).collect();
+        let mut picks = Vec::with_capacity(self.batch);
+        for (source, count) in counts.into_iter().enumerate() {
+            for _ in 0..count {
+                let index = self.orders[source].next(&mut self.random);
+                picks.push(Pick { source, index });
+            }
+        }
+        picks
+    }
+
+    fn proportional(&mut self) -> Vec<Pick> {
+        (0..self.batch)
+            .map(|_| {
+                let mut index = self.orders[0].next(&mut self.random);
+                let mut source = 0;
+                while index >= self.sizes[source] {
+                    index -= self.sizes[source];
+                    source += 1;
+                }
+                Pick { source, index }
+            })
+            .collect()
+    }
+
+    pub(super) fn validate(&self, name: &'static str) -> Result<()> {
+        if self.sizes.is_empty() {
+            return Err(Error::setting(name, "no source", "at least 1 source", "add samples"));
+        }
+        if let Some(empty) = self.sizes.iter().position(|&size| size == 0) {
+            return Err(Error::setting(
+                name,
+                format!("0 samples in source {empty}"),
+                "at least 1 sample in every source",
+                "leave the source out",
+            ));
+        }
+        if self.micro_batch == 0 {
+            return Err(Error::setting(
+                "micro-batch",
+                "0 samples",
+                "at least 1 sample",
+                "leave it out for a single micro-batch",
+            ));
+        }
+        let total: usize = self.sizes.iter().sum();
+        if self.batch == 0 || self.batch > total {
+            return Err(Error::setting(
+                "batch",
+                format!("{} samples", self.batch),
+                format!("from 1 to {total} samples, all there are for the {name}"),
+                "use a smaller batch or more data",
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,257 @@
+//! The two objectives of reweighting: weighted training sources and a validation set.
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{Tensor, TensorData};
+
+use super::draws::{Draws, Samples};
+use super::weights::{SourceWeights, numbers, times_jacobian};
+use crate::{Bilevel, Error, Gradients, LowerObjective, Result, UpperObjective};
+
+/// A model that gives a loss for every sample of a micro-batch.
+///
+/// For a language model that is the mean over the sample's own label tokens, never over padding, so
+/// that long samples do not count more than short ones.
+pub trait SampleLosses<B>: Module {
+    /// The loss of each sample.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[samples]`
+    fn sample_losses(&self, batch: &B) -> Tensor<1>;
+}
+
+/// A micro-batch whose samples count by given coefficients: its loss is
+/// `sum_j p_(source of j) coefficient_j loss_j` (without `p` in a validation set).
+#[derive(Clone, Debug)]
+pub struct WeightedBatch<B> {
+    /// The data.
+    pub data: B,
+    /// Index of each sample's source; all 0 in a validation set.
+    pub sources: Vec<usize>,
+    /// Coefficient of each sample: `1 / (B q_i)` makes the source losses unbiased, with `B` the size
+    /// of the whole draw (not of this micro-batch) and `q_i` the proportion at which source `i` is drawn.
+    pub coefficients: Vec<f64>,
+}
+
+/// The lower objective `L2(lambda, w) = sum_i p_i l_i(w)` over drawn samples, with the unbiased source
+/// losses `l_i = 1 / (B q_i) * (sum over the draw's samples of source i)`.
+///
+/// [`Gradients::parts`] are the source losses. The gradient in the logits is in closed form,
+/// `(diag(p) - p p^T) l(w)`.
+#[derive(Clone, Debug)]
+pub struct WeightedSources<S> {
+    draws: Draws<S>,
+}
+
+impl<S: Samples> WeightedSources<S> {
+    /// The objective over `draws` of training samples.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] for draws that cannot work: no source, an empty one, a batch of 0 or of
+    /// more samples than there are.
+    pub fn new(draws: Draws<S>) -> Result<Self> {
+        draws.validate("training set")?;
+        Ok(Self { draws })
+    }
+
+    /// The draws and, through them, the samples.
+    pub fn draws(&self) -> &Draws<S> {
+        &self.draws
+    }
+}
+
+impl<S, W> LowerObjective<SourceWeights, W> for WeightedSources<S>
+where
+    S: Samples,
+    W: SampleLosses<S::Batch>,
+{
+    type Batch = WeightedBatch<S::Batch>;
+
+    fn sample(&mut self) -> Result<Vec<Self::Batch>> {
+        weighted_draw(&mut self.draws)
+    }
+
+    fn loss(&self, weights: &SourceWeights, model: &W, batch: &Self::Batch) -> Tensor<1> {
+        let losses = model.sample_losses(&batch.data);
+        let sources: Vec<i64> = batch.sources.iter().map(|&source| source as i64).collect();
+        let p = weights.probabilities();
+        let p = p.clone().select(0, Tensor::from_data(sources.as_slice(), &p.device()));
+        // Weights may live on another device or in another float type than the model.
+        let p = p.to_device(&losses.device()).cast(losses.dtype());
+        let coefficients = like(&losses, &batch.coefficients);
+        (losses * p * coefficients).sum()
+    }
+
+    fn gradients(
+        &self,
+        weights: &SourceWeights,
+        model: &W,
+        batch: &Self::Batch,
+    ) -> Result<Gradients> {
+        weighted_gradients(weights, model, batch)
+    }
+}
+
+/// Loss, source losses and gradients of one micro-batch of training samples.
+fn weighted_gradients<B, W: SampleLosses<B>>(
+    weights: &SourceWeights,
+    model: &W,
+    batch: &WeightedBatch<B>,
+) -> Result<Gradients> {
+    let p = weights.weights();
+    check(batch, p.len())?;
+    let factors: Vec<f64> = batch
+        .coefficients
+        .iter()
+        .zip(&batch.sources)
+        .map(|(coefficient, &source)| coefficient * p[source])
+        .collect();
+    let (losses, of_lower) = differentiate(model, batch, &factors)?;
+
+    let mut parts = vec![0.0; p.len()];
+    for ((loss, coefficient), &source) in losses.iter().zip(&batch.coefficients).zip(&batch.sources) {
+        parts[source] += coefficient * loss;
+    }
+    let mut of_upper = GradientsParams::new();
+    let logits = weights.parameter();
+    let gradient = like(&logits.val().inner(), &times_jacobian(&p, &parts));
+    of_upper.register(logits.id, gradient);
+    Ok(Gradients {
+        loss: p.iter().zip(&parts).map(|(p, part)| p * part).sum(),
+        parts,
+        of_upper,
+        of_lower,
+    })
+}
+
+/// The upper objective `L1(w)`: the mean loss of drawn validation samples.
+#[derive(Clone, Debug)]
+pub struct Validation<S> {
+    draws: Draws<S>,
+}
+
+impl<S: Samples> Validation<S> {
+    /// The objective over `draws` of validation samples.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] for draws that cannot work: no samples, a batch of 0 or of more than there are.
+    pub fn new(draws: Draws<S>) -> Result<Self> {
+        draws.validate("validation set")?;
+        Ok(Self { draws })
+    }
+
+    /// The draws and, through them, the samples.
+    pub fn draws(&self) -> &Draws<S> {
+        &self.draws
+    }
+}
+
+impl<S, W> UpperObjective<SourceWeights, W> for Validation<S>
+where
+    S: Samples,
+    W: SampleLosses<S::Batch>,
+{
+    type Batch = WeightedBatch<S::Batch>;
+
+    fn sample(&mut self) -> Result<Vec<Self::Batch>> {
+        let mut batches = weighted_draw(&mut self.draws)?;
+        // The plain mean over the draw, also where samples come from several files.
+        let mean = 1.0 / self.draws.batch() as f64;
+        for batch in &mut batches {
+            batch.coefficients.fill(mean);
+        }
+        Ok(batches)
+    }
+
+    fn loss(&self, _: &SourceWeights, model: &W, batch: &Self::Batch) -> Tensor<1> {
+        let losses = model.sample_losses(&batch.data);
+        let coefficients = like(&losses, &batch.coefficients);
+        (losses * coefficients).sum()
+    }
+
+    fn gradients(&self, _: &SourceWeights, model: &W, batch: &Self::Batch) -> Result<Gradients> {
+        let (losses, of_lower) = differentiate(model, batch, &batch.coefficients)?;
+        let terms = losses.iter().zip(&batch.coefficients);
+        Ok(Gradients {
+            loss: terms.map(|(loss, coefficient)| loss * coefficient).sum(),
+            of_lower,
+            ..Gradients::default()
+        })
+    }
+}
+
+/// The reweighting problem over draws of training sources and of a validation set. Its upper variable
+/// is [`SourceWeights`] with one logit a source, its lower variable any model with [`SampleLosses`].
+///
+/// # Errors
+///
+/// Those of [`WeightedSources::new`] and [`Validation::new`].
+pub fn problem<S: Samples, V: Samples>(
+    training: Draws<S>,
+    validation: Draws<V>,
+) -> Result<Bilevel<Validation<V>, WeightedSources<S>>> {
+    Ok(Bilevel {
+        upper: Validation::new(validation)?,
+        lower: WeightedSources::new(training)?,
+    })
+}
+
+/// The next draw, each sample with its coefficient `1 / (B q_i)`.
+fn weighted_draw<S: Samples>(draws: &mut Draws<S>) -> Result<Vec<WeightedBatch<S::Batch>>> {
+    let batch = draws.batch() as f64;
+    let scale: Vec<f64> = draws.proportions().iter().map(|q| 1.0 / (batch * q)).collect();
+    let drawn = draws.draw()?;
+    Ok(drawn
+        .into_iter()
+        .map(|(picks, data)| WeightedBatch {
+            data,
+            sources: picks.iter().map(|pick| pick.source).collect(),
+            coefficients: picks.iter().map(|pick| scale[pick.source]).collect(),
+        })
+        .collect())
+}
+
+/// The sample losses, and the gradient of `sum_j factor_j loss_j` in the model.
+fn differentiate<B, W: SampleLosses<B>>(
+    model: &W,
+    batch: &WeightedBatch<B>,
+    factors: &[f64],
+) -> Result<(Vec<f64>, GradientsParams)> {
+    let losses = model.sample_losses(&batch.data);
+    let [given] = losses.dims();
+    if given != factors.len() {
+        return Err(Error::setting(
+            "sample losses",
+            format!("{given} numbers"),
+            format!("{} numbers, one a sample of the micro-batch", factors.len()),
+            "reduce over tokens or features, but not over samples",
+        ));
+    }
+    if !losses.is_tracked() {
+        return Err(Error::NotDifferentiable);
+    }
+    let sum = (losses.clone() * like(&losses, factors)).sum();
+    let of_lower = GradientsParams::from_grads(sum.backward(), model);
+    Ok((numbers(losses.inner()), of_lower))
+}
+
+fn check<B>(batch: &WeightedBatch<B>, sources: usize) -> Result<()> {
+    match batch.sources.iter().max() {
+        Some(&largest) if largest >= sources => Err(Error::setting(
+            "source of a sample",
+            largest,
+            format!("below {sources}, the number of source weights"),
+            "make one weight for every source of the training set",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// `values` with the device and float type of `tensor`.
+fn like(tensor: &Tensor<1>, values: &[f64]) -> Tensor<1> {
+    let data = TensorData::from(values).convert_dtype(tensor.dtype());
+    Tensor::from_data(data, (&tensor.device(), tensor.dtype()))
+}

@@ -1,0 +1,145 @@
+//! The upper variable: one logit a source.
+
+use burn::module::{Module, Param};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Tensor};
+
+use crate::{Error, Result};
+
+/// The weights of `m` data sources, `p = softmax(lambda)`, with one logit `lambda_i` a source.
+///
+/// # Reference
+///
+/// Pan et al., *ScaleBiO*, arXiv 2406.19976, section 3: `lambda` starts at 0, that is, at uniform weights.
+#[derive(Module, Debug)]
+pub struct SourceWeights {
+    logits: Param<Tensor<1>>,
+    #[module(skip)]
+    names: Vec<String>,
+}
+
+impl SourceWeights {
+    /// Uniform weights (all logits 0) for the sources `names`, on `device` in its default float type.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] for fewer than two sources or two of the same name.
+    pub fn uniform<S: Into<String>>(
+        names: impl IntoIterator<Item = S>,
+        device: &Device,
+    ) -> Result<Self> {
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
+        let logits = Tensor::zeros([names.len()], device);
+        Self::from_logits(names, logits)
+    }
+
+    /// Weights with the given logits, whose device and float type the weights take.
+    ///
+    /// # Shapes
+    ///
+    /// - logits: `[sources]`
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] for fewer than two sources, two of the same name, or another number of
+    /// logits than of names.
+    pub fn from_logits<S: Into<String>>(
+        names: impl IntoIterator<Item = S>,
+        logits: Tensor<1>,
+    ) -> Result<Self> {
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
+        if names.len() < 2 {
+            return Err(Error::setting(
+                "sources",
+                names.len(),
+                "at least 2",
+                "there is nothing to weigh against a single source",
+            ));
+        }
+        let mut sorted: Vec<&String> = names.iter().collect();
+        sorted.sort();
+        if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::setting(
+                "sources",
+                format!("`{}` twice", pair[0]),
+                "distinct names",
+                "rename one of the two sources",
+            ));
+        }
+        let [given] = logits.dims();
+        if given != names.len() {
+            return Err(Error::setting(
+                "logits",
+                format!("{given} numbers"),
+                format!("{} numbers, one a source", names.len()),
+                "use `SourceWeights::uniform` to start at equal weights",
+            ));
+        }
+        Ok(Self {
+            logits: Param::from_tensor(logits),
+            names,
+        })
+    }
+
+    /// Names of the sources.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The logits `lambda`, differentiable.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[sources]`
+    pub fn logits(&self) -> Tensor<1> {
+        self.logits.val()
+    }
+
+    /// `p = softmax(lambda)`, differentiable.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[sources]`
+    pub fn probabilities(&self) -> Tensor<1> {
+        softmax(self.logits.val(), 0)
+    }
+
+    /// `p = softmax(lambda)` as numbers, computed in double precision.
+    pub fn weights(&self) -> Vec<f64> {
+        let logits = numbers(self.logits.val());
+        let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let mut weights: Vec<f64> = logits.iter().map(|logit| (logit - largest).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        for weight in &mut weights {
+            *weight /= sum;
+        }
+        weights
+    }
+
+    /// The penalty hypergradient in closed form, `alpha (diag(p) - p p^T) (l(w) - l(u))`, from the
+    /// source losses `lower = l(w)` and `auxiliary = l(u)`.
+    pub fn hypergradient(&self, alpha: f64, lower: &[f64], auxiliary: &[f64]) -> Vec<f64> {
+        let gaps: Vec<f64> = lower
+            .iter()
+            .zip(auxiliary)
+            .map(|(lower, auxiliary)| alpha * (lower - auxiliary))
+            .collect();
+        times_jacobian(&self.weights(), &gaps)
+    }
+
+    /// The parameter itself, for gradients in closed form.
+    pub(super) fn parameter(&self) -> &Param<Tensor<1>> {
+        &self.logits
+    }
+}
+
+/// `(diag(p) - p p^T) v`: the Jacobian of softmax, which is symmetric, times a vector.
+pub(super) fn times_jacobian(p: &[f64], v: &[f64]) -> Vec<f64> {
+    let mean: f64 = p.iter().zip(v).map(|(p, v)| p * v).sum();
+    p.iter().zip(v).map(|(p, v)| p * (v - mean)).collect()
+}
+
+/// The elements of a tensor in double precision.
+pub(super) fn numbers(tensor: Tensor<1>) -> Vec<f64> {
+    tensor.into_data().iter::<f64>().collect()
+}

@@ -1,0 +1,77 @@
+//! Which layers of the lower variable train at which step.
+
+mod blocks;
+mod lisa;
+
+use burn::module::ParamGroup;
+
+use crate::Result;
+
+pub use lisa::Lisa;
+
+/// Chooses the parameters of `w` and `u` that train; the others stand still until the next choice.
+///
+/// # Example
+///
+/// ```
+/// use burn::module::ParamGroup;
+/// use scalebio::{ActiveLayers, LayerSampler};
+///
+/// /// Trains the head alone for 100 steps, then everything.
+/// #[derive(Debug)]
+/// struct HeadFirst;
+///
+/// impl LayerSampler for HeadFirst {
+///     fn sample(&mut self, step: usize) -> Option<ActiveLayers> {
+///         match step {
+///             0 => Some(ActiveLayers::same(ParamGroup::from_path("head.weight"))),
+///             100 => Some(ActiveLayers::same(ParamGroup::all())),
+///             _ => None,
+///         }
+///     }
+/// }
+/// ```
+pub trait LayerSampler: Send {
+    /// Draws the layers that train from step `step` (from 0) on. `None` keeps the current ones, which
+    /// before the first draw are all. Parameters that were frozen when the run started stay frozen.
+    fn sample(&mut self, step: usize) -> Option<ActiveLayers>;
+
+    /// Checks the settings. Called once, when the run starts.
+    ///
+    /// # Errors
+    ///
+    /// A setting that cannot work.
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The parameters that train. `u` has the module paths of `w` but parameter ids of its own, so name
+/// parameters by path.
+#[derive(Clone, Debug)]
+pub struct ActiveLayers {
+    /// Parameters of the lower variable `w`.
+    pub lower: ParamGroup,
+    /// Parameters of the auxiliary variable `u`.
+    pub auxiliary: ParamGroup,
+}
+
+impl ActiveLayers {
+    /// The same parameters for `w` and `u`.
+    pub fn same(group: ParamGroup) -> Self {
+        Self {
+            lower: group.clone(),
+            auxiliary: group,
+        }
+    }
+}
+
+/// Trains every layer at every step. The default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AllLayers;
+
+impl LayerSampler for AllLayers {
+    fn sample(&mut self, _step: usize) -> Option<ActiveLayers> {
+        None
+    }
+}

@@ -1,0 +1,120 @@
+//! Arithmetic of gradients: sums over micro-batches, linear combinations, the global norm.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{DType, Tensor};
+
+use crate::{Gradients, Result};
+
+/// Loss and gradients of a draw: the sum over its micro-batches.
+pub(super) fn total<X: Module, W: Module, B>(
+    draw: &[B],
+    upper: &X,
+    lower: &W,
+    gradients: impl Fn(&B) -> Result<Gradients>,
+) -> Result<Gradients> {
+    let mut sum = Gradients::default();
+    for batch in draw {
+        let next = gradients(batch)?;
+        sum.loss += next.loss;
+        if sum.parts.is_empty() {
+            sum.parts = next.parts;
+        } else {
+            for (sum, part) in sum.parts.iter_mut().zip(next.parts) {
+                *sum += part;
+            }
+        }
+        sum.of_upper = combine(upper, vec![(1.0, sum.of_upper), (1.0, next.of_upper)]);
+        sum.of_lower = combine(lower, vec![(1.0, sum.of_lower), (1.0, next.of_lower)]);
+    }
+    Ok(sum)
+}
+
+/// The linear combination `sum_k c_k g_k`, in the order given. A parameter that a term has no entry
+/// for counts as zero there.
+pub(super) fn combine<M: Module>(
+    module: &M,
+    terms: Vec<(f64, GradientsParams)>,
+) -> GradientsParams {
+    let mut combination = Combination {
+        terms,
+        sum: GradientsParams::new(),
+    };
+    module.visit(&mut combination);
+    combination.sum
+}
+
+struct Combination {
+    terms: Vec<(f64, GradientsParams)>,
+    sum: GradientsParams,
+}
+
+impl ModuleVisitor for Combination {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let mut sum: Option<Tensor<D>> = None;
+        for (factor, gradients) in &mut self.terms {
+            let Some(mut gradient) = gradients.remove::<D>(param.id) else {
+                continue;
+            };
+            // Exact comparison: only the literal 1 saves the pass.
+            #[allow(clippy::float_cmp)]
+            if *factor != 1.0 {
+                gradient = gradient.mul_scalar(*factor);
+            }
+            sum = Some(match sum {
+                Some(sum) => sum + gradient,
+                None => gradient,
+            });
+        }
+        if let Some(sum) = sum {
+            self.sum.register(param.id, sum);
+        }
+    }
+}
+
+/// Euclidean norm over all parameters of a module. NaN or infinite if any entry is.
+pub(super) fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> f64 {
+    let mut norm = Norm {
+        gradients,
+        squares: Vec::new(),
+    };
+    module.visit(&mut norm);
+    if norm.squares.is_empty() {
+        return 0.0;
+    }
+    // One tensor, so that a GPU is asked for a result once and not once a parameter.
+    let squares = Tensor::cat(norm.squares, 0).sum();
+    squares.into_scalar::<f64>().sqrt()
+}
+
+struct Norm<'a> {
+    gradients: &'a GradientsParams,
+    squares: Vec<Tensor<1>>,
+}
+
+impl ModuleVisitor for Norm<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.get::<D>(param.id) {
+            let gradient = match gradient.dtype() {
+                DType::F64 | DType::F32 => gradient,
+                _ => gradient.cast(DType::F32), // squares of half precision overflow or vanish
+            };
+            let square = gradient.square().sum();
+            let dtype = self.squares.first().map_or(square.dtype(), Tensor::dtype);
+            self.squares.push(square.cast(dtype));
+        }
+    }
+}
+
+/// Scales gradients down to a global norm of at most `limit`.
+pub(super) fn clip<M: Module>(
+    module: &M,
+    gradients: GradientsParams,
+    norm: f64,
+    limit: Option<f64>,
+) -> GradientsParams {
+    match limit {
+        Some(limit) if norm > limit => combine(module, vec![(limit / norm, gradients)]),
+        _ => gradients,
+    }
+}

@@ -1,0 +1,18 @@
+//! The solver: hyper-parameters ([`ScaleBio`]), state ([`Run`]) and what happened ([`Step`]).
+
+mod gradients;
+mod optimizer;
+mod penalty;
+mod run;
+mod scalebio;
+mod schedule;
+mod step;
+mod update;
+mod variable;
+
+pub use penalty::Penalty;
+pub use run::{Run, Solution};
+pub use scalebio::{Moments, ScaleBio};
+pub use schedule::Schedule;
+pub use step::{PerVariable, Step};
+pub use update::Update;

@@ -1,0 +1,262 @@
+//! The state of a run, and its step.
+
+use burn::module::Module;
+
+use super::gradients::{clip, combine, global_norm, total};
+use super::scalebio::{Moments, ScaleBio};
+use super::step::{PerVariable, Step};
+use super::variable::{Variable, auxiliary_of};
+use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
+
+/// A run of [`ScaleBio`]: an endless iterator over its steps.
+///
+/// All that can fail (draws, losses, gradients) comes before any variable changes. After an error
+/// the iterator ends and the run stands at its last good state, which can still be read.
+///
+/// # Example
+///
+/// ```
+/// # use burn::{module::Param, tensor::{Device, Tensor}};
+/// # use scalebio::{Bilevel, ScaleBio, Update};
+/// # type Vector = Param<Tensor<1>>;
+/// # let device = Device::flex().autodiff();
+/// # let problem = Bilevel {
+/// #     upper: |_: &Vector, w: &Vector| (w.val() - 3.0).square().sum(),
+/// #     lower: |x: &Vector, w: &Vector| (w.val() - x.val()).square().sum(),
+/// # };
+/// # let zeros = || Vector::from_data([0.0, 0.0], &device);
+/// # let method = ScaleBio::new(Update::sgd(0.1), Update::sgd(0.02));
+/// let mut run = method.start(problem, zeros(), zeros())?;
+/// for step in run.by_ref().take(100) {
+///     let step = step?;
+///     if step.upper_loss() < 1e-3 {
+///         break;
+///     }
+/// }
+/// println!("x = {}", run.upper().val().into_data());
+/// # Ok::<(), scalebio::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a run does nothing until its steps are taken"]
+pub struct Run<F, G, X, W> {
+    problem: Bilevel<F, G>,
+    method: ScaleBio,
+    upper: Variable<X>,
+    lower: Variable<W>,
+    auxiliary: Variable<W>,
+    steps: usize,
+    reach: f64,
+    failed: bool,
+}
+
+/// Where a run ended.
+#[derive(Clone, Debug)]
+pub struct Solution<X, W> {
+    /// The upper variable `x`.
+    pub upper: X,
+    /// The lower variable `w`.
+    pub lower: W,
+    /// The auxiliary variable `u`, which follows `argmin_w G(x, w)`.
+    pub auxiliary: W,
+    /// Number of steps taken.
+    pub steps: usize,
+}
+
+impl<F, G, X, W> Run<F, G, X, W>
+where
+    F: UpperObjective<X, W>,
+    G: LowerObjective<X, W>,
+    X: Module,
+    W: Module,
+{
+    pub(super) fn new(
+        method: ScaleBio,
+        problem: Bilevel<F, G>,
+        upper: X,
+        lower: W,
+    ) -> Result<Self> {
+        let auxiliary = auxiliary_of(&lower);
+        Ok(Self {
+            problem,
+            upper: Variable::new(upper, &method.upper, "upper variable")?,
+            auxiliary: Variable::new(auxiliary, &method.auxiliary, "lower variable")?,
+            lower: Variable::new(lower, &method.lower, "lower variable")?,
+            method,
+            steps: 0,
+            reach: 0.0,
+            failed: false,
+        })
+    }
+
+    /// One step of algorithm 1: a Jacobi step, every gradient taken at `(x_k, u_k, w_k)`.
+    fn advance(&mut self) -> Result<Step> {
+        let k = self.steps;
+        let alpha = self.method.penalty.at(k);
+        let rates = self.rates(k);
+        self.draw_layers(k);
+
+        // One draw of the lower objective, which u and w share, and an independent one of the upper.
+        let lower_draw = drawn(self.problem.lower.sample()?, k, "lower objective")?;
+        let upper_draw = drawn(self.problem.upper.sample()?, k, "upper objective")?;
+
+        let Bilevel { upper: f, lower: g } = &self.problem;
+        let (x, w, u) = (self.upper.module(), self.lower.module(), self.auxiliary.module());
+        let f_w = total(&upper_draw, x, w, |batch| f.gradients(x, w, batch))?; // F(x, w)
+        let g_w = total(&lower_draw, x, w, |batch| g.gradients(x, w, batch))?; // G(x, w)
+        let mut g_u = total(&lower_draw, x, u, |batch| g.gradients(x, u, batch))?; // G(x, u)
+
+        // At the start u = w, and alpha (G(x, w) - G(x, u)) is zero by definition. Its rounding noise
+        // would be a full step in a random direction under Adam.
+        let mut gap = alpha;
+        if k == 0 {
+            gap = 0.0;
+            g_u.loss = g_w.loss;
+            g_u.parts.clone_from(&g_w.parts);
+        }
+
+        let of_u = combine(u, vec![(alpha, g_u.of_lower)]);
+        let of_w = combine(w, vec![(1.0, f_w.of_lower), (alpha, g_w.of_lower)]);
+        let of_x = combine(x, vec![(gap, g_w.of_upper), (-gap, g_u.of_upper), (1.0, f_w.of_upper)]);
+        let norms = PerVariable {
+            upper: global_norm(x, &of_x),
+            lower: global_norm(w, &of_w),
+            auxiliary: global_norm(u, &of_u),
+        };
+        let step = Step {
+            index: k,
+            penalty: alpha,
+            rates,
+            gradient_norms: norms,
+            upper_loss: f_w.loss,
+            lower_loss: g_w.loss,
+            auxiliary_loss: g_u.loss,
+            upper_parts: f_w.parts,
+            lower_parts: g_w.parts,
+            auxiliary_parts: g_u.parts,
+        };
+        check_finite(&step)?;
+
+        let limit = self.method.clip.map(|norm| norm * alpha);
+        let of_u = clip(u, of_u, norms.auxiliary, limit);
+        let of_w = clip(w, of_w, norms.lower, limit);
+        self.auxiliary.step(rates.auxiliary, of_u);
+        self.lower.step(rates.lower, of_w);
+        self.upper.step(rates.upper, of_x);
+        self.steps += 1;
+        self.reach += rates.upper;
+        Ok(step)
+    }
+
+    /// Learning rates `tau^-i * schedule * rate` of step `k`.
+    fn rates(&self, k: usize) -> PerVariable {
+        let scale = self.method.penalty.scale(k);
+        PerVariable {
+            upper: self.method.upper.rate_at(k) / scale,
+            lower: self.method.lower.rate_at(k) / scale,
+            auxiliary: self.method.auxiliary.rate_at(k) / scale,
+        }
+    }
+
+    fn draw_layers(&mut self, k: usize) {
+        if let Some(active) = self.method.layers.sample(k) {
+            let keep = self.method.moments == Moments::Keep;
+            self.lower.activate(&active.lower, keep);
+            self.auxiliary.activate(&active.auxiliary, keep);
+        }
+    }
+
+    /// The upper variable `x`.
+    pub fn upper(&self) -> &X {
+        self.upper.module()
+    }
+
+    /// The lower variable `w`.
+    pub fn lower(&self) -> &W {
+        self.lower.module()
+    }
+
+    /// The auxiliary variable `u`, which follows `argmin_w G(x, w)`.
+    pub fn auxiliary(&self) -> &W {
+        self.auxiliary.module()
+    }
+
+    /// The problem that is being solved.
+    pub fn problem(&self) -> &Bilevel<F, G> {
+        &self.problem
+    }
+
+    /// Number of steps taken.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Sum of the upper variable's learning rates so far. Adam moves an entry by about its learning
+    /// rate a step at most, so this is how far an entry can have moved.
+    pub fn reach(&self) -> f64 {
+        self.reach
+    }
+
+    /// Bytes of the three optimizers' moments. Copies them once to count, so not for every step.
+    pub fn moment_bytes(&self) -> usize {
+        self.upper.moment_bytes() + self.lower.moment_bytes() + self.auxiliary.moment_bytes()
+    }
+
+    /// Ends the run and returns where it stands.
+    pub fn finish(self) -> Solution<X, W> {
+        Solution {
+            upper: self.upper.into_module(),
+            lower: self.lower.into_module(),
+            auxiliary: self.auxiliary.into_module(),
+            steps: self.steps,
+        }
+    }
+}
+
+impl<F, G, X, W> Iterator for Run<F, G, X, W>
+where
+    F: UpperObjective<X, W>,
+    G: LowerObjective<X, W>,
+    X: Module,
+    W: Module,
+{
+    type Item = Result<Step>;
+
+    /// Takes a step. `None` only after an error.
+    fn next(&mut self) -> Option<Result<Step>> {
+        if self.failed {
+            return None;
+        }
+        let step = self.advance();
+        self.failed = step.is_err();
+        Some(step)
+    }
+}
+
+fn drawn<B>(draw: Vec<B>, step: usize, objective: &'static str) -> Result<Vec<B>> {
+    if draw.is_empty() {
+        return Err(Error::EmptyDraw { step, objective });
+    }
+    Ok(draw)
+}
+
+fn check_finite(step: &Step) -> Result<()> {
+    let norms = step.gradient_norms;
+    let quantities = [
+        ("the upper loss L1(w)", step.upper_loss),
+        ("the lower loss L2(w)", step.lower_loss),
+        ("the lower loss L2(u)", step.auxiliary_loss),
+        ("the norm of the gradient of w", norms.lower),
+        ("the norm of the gradient of u", norms.auxiliary),
+        ("the norm of the hypergradient", norms.upper),
+    ];
+    for (quantity, value) in quantities {
+        if !value.is_finite() {
+            return Err(Error::NonFinite {
+                step: step.index,
+                quantity: quantity.to_owned(),
+                value,
+            });
+        }
+    }
+    Ok(())
+}

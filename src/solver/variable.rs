@@ -1,0 +1,141 @@
+//! A variable of the run: a module, the optimizer that moves it, and the parameters that may move.
+
+use std::collections::HashSet;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId};
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+
+use super::optimizer::Optimizer;
+use super::update::Update;
+use crate::{Error, Result};
+
+#[derive(Debug)]
+pub(super) struct Variable<M> {
+    /// `None` only inside [`Variable::replace`].
+    module: Option<M>,
+    optimizer: Optimizer,
+    /// Parameters that required a gradient at the start; layer sampling chooses among them, so that
+    /// what the user froze (a LoRA base, for instance) stays frozen.
+    trainable: HashSet<ParamId>,
+}
+
+impl<M: Module> Variable<M> {
+    pub fn new(module: M, update: &Update, name: &'static str) -> Result<Self> {
+        let mut collector = Trainable::default();
+        module.visit(&mut collector);
+        if collector.0.is_empty() {
+            return Err(Error::NotTrainable { variable: name });
+        }
+        Ok(Self {
+            module: Some(module),
+            optimizer: Optimizer::new(update),
+            trainable: collector.0,
+        })
+    }
+
+    #[expect(clippy::expect_used, reason = "`replace` puts a module back before it returns")]
+    pub fn module(&self) -> &M {
+        self.module.as_ref().expect("a module between two updates")
+    }
+
+    #[expect(clippy::expect_used, reason = "`replace` puts a module back before it returns")]
+    pub fn into_module(self) -> M {
+        self.module.expect("a module between two updates")
+    }
+
+    /// Moves the module through `update`. A second handle of it would defeat updates in place and
+    /// cost a model of memory.
+    fn replace(&mut self, update: impl FnOnce(M, &mut Optimizer) -> M) {
+        if let Some(module) = self.module.take() {
+            self.module = Some(update(module, &mut self.optimizer));
+        }
+    }
+
+    /// Takes one step of the optimizer.
+    pub fn step(&mut self, rate: f64, gradients: GradientsParams) {
+        self.replace(|module, optimizer| optimizer.step(rate, module, gradients));
+    }
+
+    /// Lets the parameters of `group` train and freezes all others, dropping their moments unless
+    /// they are to be kept.
+    pub fn activate(&mut self, group: &ParamGroup, keep_moments: bool) {
+        let mut activation = Activation {
+            path: Vec::new(),
+            group,
+            trainable: &self.trainable,
+            active: HashSet::new(),
+        };
+        if let Some(module) = self.module.take() {
+            self.module = Some(module.map(&mut activation));
+        }
+        if !keep_moments {
+            let active = activation.active;
+            self.optimizer.retain(|id| active.contains(id));
+        }
+    }
+
+    /// Bytes of the optimizer's moments.
+    pub fn moment_bytes(&self) -> usize {
+        self.optimizer.bytes()
+    }
+}
+
+#[derive(Default)]
+struct Trainable(HashSet<ParamId>);
+
+impl ModuleVisitor for Trainable {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if param.val().is_require_grad() {
+            self.0.insert(param.id);
+        }
+    }
+}
+
+struct Activation<'a> {
+    path: Vec<String>,
+    group: &'a ParamGroup,
+    trainable: &'a HashSet<ParamId>,
+    active: HashSet<ParamId>,
+}
+
+impl ModuleMapper for Activation<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if !self.trainable.contains(&param.id) {
+            return param;
+        }
+        let active = self.group.matches(&param.id, Some(&self.path.join(".")));
+        if active {
+            self.active.insert(param.id);
+        }
+        if active == param.is_require_grad() {
+            return param;
+        }
+        param.set_require_grad(active)
+    }
+}
+
+/// A copy of `module` with parameter ids and gradients of its own: the auxiliary variable at the start.
+/// The values are shared until the first update.
+pub(super) fn auxiliary_of<M: Module>(module: &M) -> M {
+    module.clone().map(&mut Fresh)
+}
+
+struct Fresh;
+
+impl ModuleMapper for Fresh {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (_, value, mapper) = param.consume();
+        let require_grad = value.is_require_grad();
+        let value = value.detach().set_require_grad(require_grad);
+        Param::from_mapped_value(ParamId::new(), value, mapper)
+    }
+}
