@@ -174,7 +174,12 @@ impl<S: Samples> Draws<S> {
 
     pub(super) fn validate(&self, name: &'static str) -> Result<()> {
         if self.sizes.is_empty() {
-            return Err(Error::setting(name, "no source", "at least 1 source", "add samples"));
+            return Err(Error::setting(
+                name,
+                "no source",
+                "at least 1 source",
+                "add samples",
+            ));
         }
         if let Some(empty) = self.sizes.iter().position(|&size| size == 0) {
             return Err(Error::setting(

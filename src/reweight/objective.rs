@@ -77,7 +77,9 @@ where
         let losses = model.sample_losses(&batch.data);
         let sources: Vec<i64> = batch.sources.iter().map(|&source| source as i64).collect();
         let p = weights.probabilities();
-        let p = p.clone().select(0, Tensor::from_data(sources.as_slice(), &p.device()));
+        let p = p
+            .clone()
+            .select(0, Tensor::from_data(sources.as_slice(), &p.device()));
         // Weights may live on another device or in another float type than the model.
         let p = p.to_device(&losses.device()).cast(losses.dtype());
         let coefficients = like(&losses, &batch.coefficients);
@@ -111,7 +113,8 @@ fn weighted_gradients<B, W: SampleLosses<B>>(
     let (losses, of_lower) = differentiate(model, batch, &factors)?;
 
     let mut parts = vec![0.0; p.len()];
-    for ((loss, coefficient), &source) in losses.iter().zip(&batch.coefficients).zip(&batch.sources) {
+    for ((loss, coefficient), &source) in losses.iter().zip(&batch.coefficients).zip(&batch.sources)
+    {
         parts[source] += coefficient * loss;
     }
     let mut of_upper = GradientsParams::new();
@@ -202,7 +205,11 @@ pub fn problem<S: Samples, V: Samples>(
 /// The next draw, each sample with its coefficient `1 / (B q_i)`.
 fn weighted_draw<S: Samples>(draws: &mut Draws<S>) -> Result<Vec<WeightedBatch<S::Batch>>> {
     let batch = draws.batch() as f64;
-    let scale: Vec<f64> = draws.proportions().iter().map(|q| 1.0 / (batch * q)).collect();
+    let scale: Vec<f64> = draws
+        .proportions()
+        .iter()
+        .map(|q| 1.0 / (batch * q))
+        .collect();
     let drawn = draws.draw()?;
     Ok(drawn
         .into_iter()

@@ -45,7 +45,10 @@ impl Optimizer {
         for state in self.moments.values() {
             self.rule.state_flatten("", state, &mut sink);
         }
-        sink.tensors.iter().map(|(_, data)| data.bytes().len()).sum()
+        sink.tensors
+            .iter()
+            .map(|(_, data)| data.bytes().len())
+            .sum()
     }
 }
 

@@ -100,7 +100,11 @@ where
         let upper_draw = drawn(self.problem.upper.sample()?, k, "upper objective")?;
 
         let Bilevel { upper: f, lower: g } = &self.problem;
-        let (x, w, u) = (self.upper.module(), self.lower.module(), self.auxiliary.module());
+        let (x, w, u) = (
+            self.upper.module(),
+            self.lower.module(),
+            self.auxiliary.module(),
+        );
         let f_w = total(&upper_draw, x, w, |batch| f.gradients(x, w, batch))?; // F(x, w)
         let g_w = total(&lower_draw, x, w, |batch| g.gradients(x, w, batch))?; // G(x, w)
         let mut g_u = total(&lower_draw, x, u, |batch| g.gradients(x, u, batch))?; // G(x, u)
@@ -116,7 +120,14 @@ where
 
         let of_u = combine(u, vec![(alpha, g_u.of_lower)]);
         let of_w = combine(w, vec![(1.0, f_w.of_lower), (alpha, g_w.of_lower)]);
-        let of_x = combine(x, vec![(gap, g_w.of_upper), (-gap, g_u.of_upper), (1.0, f_w.of_upper)]);
+        let of_x = combine(
+            x,
+            vec![
+                (gap, g_w.of_upper),
+                (-gap, g_u.of_upper),
+                (1.0, f_w.of_upper),
+            ],
+        );
         let norms = PerVariable {
             upper: global_norm(x, &of_x),
             lower: global_norm(w, &of_w),

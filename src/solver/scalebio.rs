@@ -166,7 +166,8 @@ impl ScaleBio {
     fn validate(&self) -> Result<()> {
         self.upper.validate("update of the upper variable")?;
         self.lower.validate("update of the lower variable")?;
-        self.auxiliary.validate("update of the auxiliary variable")?;
+        self.auxiliary
+            .validate("update of the auxiliary variable")?;
         self.penalty.validate()?;
         self.layers.validate()?;
         match self.clip {

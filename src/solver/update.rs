@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use burn::optim::decay::WeightDecayConfig;
 use burn::optim::{AdamConfig, AdamWConfig, DynOptimizer, Optimizer, SgdConfig};
 
 use super::schedule::Schedule;
@@ -30,14 +31,24 @@ pub struct Update {
 #[derive(Clone)]
 enum Rule {
     Sgd,
-    AdamW {
-        beta_1: f32,
-        beta_2: f32,
-        epsilon: f32,
-        weight_decay: f32,
-    },
+    Adam(Adam),
+    AdamW(Adam),
     Other(Arc<dyn DynOptimizer>),
 }
+
+#[derive(Clone, Copy, Debug)]
+struct Adam {
+    betas: (f32, f32),
+    epsilon: f32,
+    weight_decay: f32,
+}
+
+/// PyTorch's betas and epsilon, and no decay. (Burn's defaults are epsilon 1e-5 and, in AdamW, decay 1e-4.)
+const ADAM: Adam = Adam {
+    betas: (0.9, 0.999),
+    epsilon: 1e-8,
+    weight_decay: 0.0,
+};
 
 impl Update {
     /// Plain gradient descent: `x <- x - rate g`.
@@ -45,16 +56,16 @@ impl Update {
         Self::with_rule(Rule::Sgd, rate)
     }
 
-    /// AdamW (Loshchilov and Hutter, arXiv 1711.05101) with betas 0.9 and 0.999, epsilon 1e-8 and
-    /// weight decay 0. Without weight decay this is Adam.
+    /// Adam (Kingma and Ba, arXiv 1412.6980) with betas 0.9 and 0.999, epsilon 1e-8 and no weight decay;
+    /// decay is added to the gradient.
+    pub fn adam(rate: f64) -> Self {
+        Self::with_rule(Rule::Adam(ADAM), rate)
+    }
+
+    /// AdamW (Loshchilov and Hutter, arXiv 1711.05101) with betas 0.9 and 0.999, epsilon 1e-8 and no
+    /// weight decay; decay is decoupled from the gradient.
     pub fn adamw(rate: f64) -> Self {
-        let rule = Rule::AdamW {
-            beta_1: 0.9,
-            beta_2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.0,
-        };
-        Self::with_rule(rule, rate)
+        Self::with_rule(Rule::AdamW(ADAM), rate)
     }
 
     /// Any of Burn's optimizers, or your own, for instance
@@ -72,36 +83,29 @@ impl Update {
         }
     }
 
-    /// AdamW's decay of the first and second moment, each in [0, 1). Default: 0.9 and 0.999.
-    /// An error at the start with another optimizer.
+    /// Adam's decay of the first and second moment, each in [0, 1). Default: 0.9 and 0.999. An error at
+    /// the start with another optimizer.
     #[must_use]
-    pub fn betas(mut self, first: f32, second: f32) -> Self {
-        if let Rule::AdamW { beta_1, beta_2, .. } = &mut self.rule {
-            (*beta_1, *beta_2) = (first, second);
-        } else {
-            self.misplaced = Some("betas");
-        }
-        self
+    pub fn betas(self, first: f32, second: f32) -> Self {
+        self.set_adam("betas", |adam| adam.betas = (first, second))
     }
 
-    /// AdamW's `epsilon`, greater than 0. Default: 1e-8. An error at the start with another optimizer.
+    /// Adam's `epsilon`, greater than 0. Default: 1e-8. An error at the start with another optimizer.
     #[must_use]
-    pub fn epsilon(mut self, value: f32) -> Self {
-        if let Rule::AdamW { epsilon, .. } = &mut self.rule {
-            *epsilon = value;
-        } else {
-            self.misplaced = Some("epsilon");
-        }
-        self
+    pub fn epsilon(self, value: f32) -> Self {
+        self.set_adam("epsilon", |adam| adam.epsilon = value)
     }
 
-    /// AdamW's decoupled weight decay, at least 0. Default: 0. An error at the start with another optimizer.
+    /// Adam's weight decay, at least 0. Default: 0. An error at the start with another optimizer.
     #[must_use]
-    pub fn weight_decay(mut self, value: f32) -> Self {
-        if let Rule::AdamW { weight_decay, .. } = &mut self.rule {
-            *weight_decay = value;
-        } else {
-            self.misplaced = Some("weight_decay");
+    pub fn weight_decay(self, value: f32) -> Self {
+        self.set_adam("weight_decay", |adam| adam.weight_decay = value)
+    }
+
+    fn set_adam(mut self, setting: &'static str, set: impl FnOnce(&mut Adam)) -> Self {
+        match &mut self.rule {
+            Rule::Adam(adam) | Rule::AdamW(adam) => set(adam),
+            Rule::Sgd | Rule::Other(_) => self.misplaced = Some(setting),
         }
         self
     }
@@ -155,34 +159,12 @@ impl Update {
             return Err(Error::setting(
                 name,
                 format!("{:?} with `{setting}`", self.rule),
-                format!("`Update::adamw` to have `{setting}`"),
+                format!("`Update::adamw` or `Update::adam` to have `{setting}`"),
                 "configure another optimizer before `Update::new`",
             ));
         }
-        if let Rule::AdamW {
-            beta_1,
-            beta_2,
-            epsilon,
-            weight_decay,
-        } = self.rule
-        {
-            let unit = 0.0..1.0;
-            let possible = unit.contains(&beta_1)
-                && unit.contains(&beta_2)
-                && epsilon > 0.0
-                && epsilon.is_finite()
-                && weight_decay >= 0.0
-                && weight_decay.is_finite();
-            if !possible {
-                return Err(Error::setting(
-                    name,
-                    format!(
-                        "AdamW with betas {beta_1} and {beta_2}, epsilon {epsilon}, weight decay {weight_decay}"
-                    ),
-                    "AdamW with betas in [0, 1), epsilon greater than 0, weight decay at least 0",
-                    "the defaults are betas 0.9 and 0.999, epsilon 1e-8, weight decay 0",
-                ));
-            }
+        if let Rule::Adam(adam) | Rule::AdamW(adam) = self.rule {
+            adam.validate(name)?;
         }
         self.schedule.validate()
     }
@@ -190,17 +172,24 @@ impl Update {
     pub(super) fn rule(&self) -> Arc<dyn DynOptimizer> {
         match &self.rule {
             Rule::Sgd => Arc::new(SgdConfig::new().build()),
-            Rule::AdamW {
-                beta_1,
-                beta_2,
-                epsilon,
-                weight_decay,
-            } => Arc::new(
+            Rule::Adam(adam) => {
+                let decay = adam.weight_decay;
+                let decay = (decay > 0.0).then(|| WeightDecayConfig::new(decay));
+                Arc::new(
+                    AdamConfig::new()
+                        .with_beta_1(adam.betas.0)
+                        .with_beta_2(adam.betas.1)
+                        .with_epsilon(adam.epsilon)
+                        .with_weight_decay(decay)
+                        .build(),
+                )
+            }
+            Rule::AdamW(adam) => Arc::new(
                 AdamWConfig::new()
-                    .with_beta_1(*beta_1)
-                    .with_beta_2(*beta_2)
-                    .with_epsilon(*epsilon)
-                    .with_weight_decay(*weight_decay)
+                    .with_beta_1(adam.betas.0)
+                    .with_beta_2(adam.betas.1)
+                    .with_epsilon(adam.epsilon)
+                    .with_weight_decay(adam.weight_decay)
                     .build(),
             ),
             Rule::Other(optimizer) => Arc::clone(optimizer),
@@ -208,23 +197,34 @@ impl Update {
     }
 }
 
+impl Adam {
+    fn validate(&self, name: &'static str) -> Result<()> {
+        let unit = 0.0..1.0;
+        let possible = unit.contains(&self.betas.0)
+            && unit.contains(&self.betas.1)
+            && self.epsilon > 0.0
+            && self.epsilon.is_finite()
+            && self.weight_decay >= 0.0
+            && self.weight_decay.is_finite();
+        if possible {
+            return Ok(());
+        }
+        Err(Error::setting(
+            name,
+            format!("{self:?}"),
+            "Adam with betas in [0, 1), epsilon greater than 0 and weight decay at least 0",
+            "the defaults are betas 0.9 and 0.999, epsilon 1e-8, weight decay 0",
+        ))
+    }
+}
+
 impl fmt::Debug for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sgd => f.write_str("Sgd"),
-            Self::AdamW {
-                beta_1,
-                beta_2,
-                epsilon,
-                weight_decay,
-            } => f
-                .debug_struct("AdamW")
-                .field("beta_1", beta_1)
-                .field("beta_2", beta_2)
-                .field("epsilon", epsilon)
-                .field("weight_decay", weight_decay)
-                .finish(),
-            Self::Other(_) => f.write_str("Other"),
+            Self::Adam(adam) => write!(f, "Adam {adam:?}"),
+            Self::AdamW(adam) => write!(f, "AdamW {adam:?}"),
+            Self::Other(_) => f.write_str("an optimizer of yours"),
         }
     }
 }

@@ -34,12 +34,18 @@ impl<M: Module> Variable<M> {
         })
     }
 
-    #[expect(clippy::expect_used, reason = "`replace` puts a module back before it returns")]
+    #[expect(
+        clippy::expect_used,
+        reason = "`replace` puts a module back before it returns"
+    )]
     pub fn module(&self) -> &M {
         self.module.as_ref().expect("a module between two updates")
     }
 
-    #[expect(clippy::expect_used, reason = "`replace` puts a module back before it returns")]
+    #[expect(
+        clippy::expect_used,
+        reason = "`replace` puts a module back before it returns"
+    )]
     pub fn into_module(self) -> M {
         self.module.expect("a module between two updates")
     }
