@@ -12,12 +12,22 @@
 
 pub use burn;
 
+#[cfg(feature = "llm")]
+pub mod data;
+mod device;
 mod error;
+#[cfg(feature = "llm")]
+mod files;
+#[cfg(feature = "llm")]
+pub mod models;
 mod problem;
 pub mod reweight;
 mod sampler;
 mod solver;
+#[cfg(feature = "llm")]
+pub mod train;
 
+pub use device::device;
 pub use error::{Error, Result};
 pub use problem::{Bilevel, Gradients, LowerObjective, UpperObjective};
 pub use sampler::{ActiveLayers, AllLayers, LayerSampler, Lisa};

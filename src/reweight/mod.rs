@@ -63,10 +63,14 @@
 //! Pan et al., *ScaleBiO*, ACL 2025, arXiv 2406.19976, section 3.
 
 mod draws;
+#[cfg(feature = "llm")]
+mod language;
 mod objective;
 mod order;
 mod weights;
 
 pub use draws::{Draws, Pick, Samples, Sampling};
+#[cfg(feature = "llm")]
+pub use language::TokenSources;
 pub use objective::{SampleLosses, Validation, WeightedBatch, WeightedSources, problem};
 pub use weights::SourceWeights;

@@ -21,8 +21,10 @@ pub trait SampleLosses<B>: Module {
     fn sample_losses(&self, batch: &B) -> Tensor<1>;
 }
 
-/// A micro-batch whose samples count by given coefficients: its loss is
-/// `sum_j p_(source of j) coefficient_j loss_j` (without `p` in a validation set).
+/// A micro-batch whose samples count by given coefficients.
+///
+/// [`WeightedSources`] and [`Validation`] draw them; make them yourself to train on a fixed sequence of
+/// batches, or with coefficients of your own.
 #[derive(Clone, Debug)]
 pub struct WeightedBatch<B> {
     /// The data.
@@ -32,6 +34,122 @@ pub struct WeightedBatch<B> {
     /// Coefficient of each sample: `1 / (B q_i)` makes the source losses unbiased, with `B` the size
     /// of the whole draw (not of this micro-batch) and `q_i` the proportion at which source `i` is drawn.
     pub coefficients: Vec<f64>,
+}
+
+impl<B> WeightedBatch<B> {
+    /// `sum_j p_(source of j) coefficient_j loss_j`, differentiable in weights and model.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[1]`
+    pub fn weighted_loss<W: SampleLosses<B>>(
+        &self,
+        weights: &SourceWeights,
+        model: &W,
+    ) -> Tensor<1> {
+        let losses = model.sample_losses(&self.data);
+        let sources: Vec<i64> = self.sources.iter().map(|&source| source as i64).collect();
+        let p = weights.probabilities();
+        let p = p
+            .clone()
+            .select(0, Tensor::from_data(sources.as_slice(), &p.device()));
+        // Weights may live on another device or in another float type than the model.
+        let p = p.to_device(&losses.device()).cast(losses.dtype());
+        let coefficients = like(&losses, &self.coefficients);
+        (losses * p * coefficients).sum()
+    }
+
+    /// Loss and gradients of [`weighted_loss`](Self::weighted_loss). Its parts are the source losses
+    /// `l_i = sum over samples of source i of coefficient_j loss_j`; the gradient in the logits is in
+    /// closed form, `(diag(p) - p p^T) l`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] for a source without a weight or a number of losses that is not that of the
+    /// samples, [`Error::NotDifferentiable`] for losses that do not depend on the model.
+    pub fn weighted_gradients<W: SampleLosses<B>>(
+        &self,
+        weights: &SourceWeights,
+        model: &W,
+    ) -> Result<Gradients> {
+        let p = weights.weights();
+        if let Some(unknown) = self.sources.iter().find(|&&source| source >= p.len()) {
+            return Err(Error::setting(
+                "source of a sample",
+                unknown,
+                format!("below {}, the number of source weights", p.len()),
+                "make one weight for every source of the training set",
+            ));
+        }
+        let samples = || self.coefficients.iter().zip(&self.sources);
+        let factors: Vec<f64> = samples().map(|(c, &source)| c * p[source]).collect();
+        let (losses, of_lower) = self.differentiate(model, &factors)?;
+
+        let mut parts = vec![0.0; p.len()];
+        for (loss, (coefficient, &source)) in losses.iter().zip(samples()) {
+            parts[source] += coefficient * loss;
+        }
+        let mut of_upper = GradientsParams::new();
+        let logits = weights.parameter();
+        let gradient = like(&logits.val().inner(), &times_jacobian(&p, &parts));
+        of_upper.register(logits.id, gradient);
+        Ok(Gradients {
+            loss: p.iter().zip(&parts).map(|(p, part)| p * part).sum(),
+            parts,
+            of_upper,
+            of_lower,
+        })
+    }
+
+    /// `sum_j coefficient_j loss_j`, differentiable in the model.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[1]`
+    pub fn loss<W: SampleLosses<B>>(&self, model: &W) -> Tensor<1> {
+        let losses = model.sample_losses(&self.data);
+        let coefficients = like(&losses, &self.coefficients);
+        (losses * coefficients).sum()
+    }
+
+    /// Loss and gradients of [`loss`](Self::loss).
+    ///
+    /// # Errors
+    ///
+    /// As [`weighted_gradients`](Self::weighted_gradients).
+    pub fn gradients<W: SampleLosses<B>>(&self, model: &W) -> Result<Gradients> {
+        let (losses, of_lower) = self.differentiate(model, &self.coefficients)?;
+        let terms = losses.iter().zip(&self.coefficients);
+        Ok(Gradients {
+            loss: terms.map(|(loss, coefficient)| loss * coefficient).sum(),
+            of_lower,
+            ..Gradients::default()
+        })
+    }
+
+    /// The sample losses, and the gradient of `sum_j factor_j loss_j` in the model.
+    fn differentiate<W: SampleLosses<B>>(
+        &self,
+        model: &W,
+        factors: &[f64],
+    ) -> Result<(Vec<f64>, GradientsParams)> {
+        let losses = model.sample_losses(&self.data);
+        let [given] = losses.dims();
+        if given != factors.len() {
+            return Err(Error::setting(
+                "sample losses",
+                format!("{given} numbers"),
+                format!("{} numbers, one a sample of the micro-batch", factors.len()),
+                "reduce over tokens or features, but not over samples",
+            ));
+        }
+        if !losses.is_tracked() {
+            return Err(Error::NotDifferentiable);
+        }
+        let sum = (losses.clone() * like(&losses, factors)).sum();
+        let of_lower = GradientsParams::from_grads(sum.backward(), model);
+        Ok((numbers(losses.inner()), of_lower))
+    }
 }
 
 /// The lower objective `L2(lambda, w) = sum_i p_i l_i(w)` over drawn samples, with the unbiased source
@@ -74,16 +192,7 @@ where
     }
 
     fn loss(&self, weights: &SourceWeights, model: &W, batch: &Self::Batch) -> Tensor<1> {
-        let losses = model.sample_losses(&batch.data);
-        let sources: Vec<i64> = batch.sources.iter().map(|&source| source as i64).collect();
-        let p = weights.probabilities();
-        let p = p
-            .clone()
-            .select(0, Tensor::from_data(sources.as_slice(), &p.device()));
-        // Weights may live on another device or in another float type than the model.
-        let p = p.to_device(&losses.device()).cast(losses.dtype());
-        let coefficients = like(&losses, &batch.coefficients);
-        (losses * p * coefficients).sum()
+        batch.weighted_loss(weights, model)
     }
 
     fn gradients(
@@ -92,41 +201,8 @@ where
         model: &W,
         batch: &Self::Batch,
     ) -> Result<Gradients> {
-        weighted_gradients(weights, model, batch)
+        batch.weighted_gradients(weights, model)
     }
-}
-
-/// Loss, source losses and gradients of one micro-batch of training samples.
-fn weighted_gradients<B, W: SampleLosses<B>>(
-    weights: &SourceWeights,
-    model: &W,
-    batch: &WeightedBatch<B>,
-) -> Result<Gradients> {
-    let p = weights.weights();
-    check(batch, p.len())?;
-    let factors: Vec<f64> = batch
-        .coefficients
-        .iter()
-        .zip(&batch.sources)
-        .map(|(coefficient, &source)| coefficient * p[source])
-        .collect();
-    let (losses, of_lower) = differentiate(model, batch, &factors)?;
-
-    let mut parts = vec![0.0; p.len()];
-    for ((loss, coefficient), &source) in losses.iter().zip(&batch.coefficients).zip(&batch.sources)
-    {
-        parts[source] += coefficient * loss;
-    }
-    let mut of_upper = GradientsParams::new();
-    let logits = weights.parameter();
-    let gradient = like(&logits.val().inner(), &times_jacobian(&p, &parts));
-    of_upper.register(logits.id, gradient);
-    Ok(Gradients {
-        loss: p.iter().zip(&parts).map(|(p, part)| p * part).sum(),
-        parts,
-        of_upper,
-        of_lower,
-    })
 }
 
 /// The upper objective `L1(w)`: the mean loss of drawn validation samples.
@@ -170,19 +246,11 @@ where
     }
 
     fn loss(&self, _: &SourceWeights, model: &W, batch: &Self::Batch) -> Tensor<1> {
-        let losses = model.sample_losses(&batch.data);
-        let coefficients = like(&losses, &batch.coefficients);
-        (losses * coefficients).sum()
+        batch.loss(model)
     }
 
     fn gradients(&self, _: &SourceWeights, model: &W, batch: &Self::Batch) -> Result<Gradients> {
-        let (losses, of_lower) = differentiate(model, batch, &batch.coefficients)?;
-        let terms = losses.iter().zip(&batch.coefficients);
-        Ok(Gradients {
-            loss: terms.map(|(loss, coefficient)| loss * coefficient).sum(),
-            of_lower,
-            ..Gradients::default()
-        })
+        batch.gradients(model)
     }
 }
 
@@ -219,42 +287,6 @@ fn weighted_draw<S: Samples>(draws: &mut Draws<S>) -> Result<Vec<WeightedBatch<S
             coefficients: picks.iter().map(|pick| scale[pick.source]).collect(),
         })
         .collect())
-}
-
-/// The sample losses, and the gradient of `sum_j factor_j loss_j` in the model.
-fn differentiate<B, W: SampleLosses<B>>(
-    model: &W,
-    batch: &WeightedBatch<B>,
-    factors: &[f64],
-) -> Result<(Vec<f64>, GradientsParams)> {
-    let losses = model.sample_losses(&batch.data);
-    let [given] = losses.dims();
-    if given != factors.len() {
-        return Err(Error::setting(
-            "sample losses",
-            format!("{given} numbers"),
-            format!("{} numbers, one a sample of the micro-batch", factors.len()),
-            "reduce over tokens or features, but not over samples",
-        ));
-    }
-    if !losses.is_tracked() {
-        return Err(Error::NotDifferentiable);
-    }
-    let sum = (losses.clone() * like(&losses, factors)).sum();
-    let of_lower = GradientsParams::from_grads(sum.backward(), model);
-    Ok((numbers(losses.inner()), of_lower))
-}
-
-fn check<B>(batch: &WeightedBatch<B>, sources: usize) -> Result<()> {
-    match batch.sources.iter().max() {
-        Some(&largest) if largest >= sources => Err(Error::setting(
-            "source of a sample",
-            largest,
-            format!("below {sources}, the number of source weights"),
-            "make one weight for every source of the training set",
-        )),
-        _ => Ok(()),
-    }
 }
 
 /// `values` with the device and float type of `tensor`.

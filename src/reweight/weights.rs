@@ -95,6 +95,11 @@ impl SourceWeights {
         self.logits.val()
     }
 
+    /// The logits `lambda` as numbers.
+    pub fn logit_values(&self) -> Vec<f64> {
+        numbers(self.logits.val())
+    }
+
     /// `p = softmax(lambda)`, differentiable.
     ///
     /// # Shapes
@@ -106,7 +111,7 @@ impl SourceWeights {
 
     /// `p = softmax(lambda)` as numbers, computed in double precision.
     pub fn weights(&self) -> Vec<f64> {
-        let logits = numbers(self.logits.val());
+        let logits = self.logit_values();
         let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let mut weights: Vec<f64> = logits.iter().map(|logit| (logit - largest).exp()).collect();
         let sum: f64 = weights.iter().sum();

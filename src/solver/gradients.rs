@@ -7,7 +7,7 @@ use burn::tensor::{DType, Tensor};
 use crate::{Gradients, Result};
 
 /// Loss and gradients of a draw: the sum over its micro-batches.
-pub(super) fn total<X: Module, W: Module, B>(
+pub(crate) fn total<X: Module, W: Module, B>(
     draw: &[B],
     upper: &X,
     lower: &W,
@@ -32,7 +32,7 @@ pub(super) fn total<X: Module, W: Module, B>(
 
 /// The linear combination `sum_k c_k g_k`, in the order given. A parameter that a term has no entry
 /// for counts as zero there.
-pub(super) fn combine<M: Module>(
+pub(crate) fn combine<M: Module>(
     module: &M,
     terms: Vec<(f64, GradientsParams)>,
 ) -> GradientsParams {
@@ -73,7 +73,7 @@ impl ModuleVisitor for Combination {
 }
 
 /// Euclidean norm over all parameters of a module. NaN or infinite if any entry is.
-pub(super) fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> f64 {
+pub(crate) fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> f64 {
     let mut norm = Norm {
         gradients,
         squares: Vec::new(),
@@ -107,7 +107,7 @@ impl ModuleVisitor for Norm<'_> {
 }
 
 /// Scales gradients down to a global norm of at most `limit`.
-pub(super) fn clip<M: Module>(
+pub(crate) fn clip<M: Module>(
     module: &M,
     gradients: GradientsParams,
     norm: f64,

@@ -1,6 +1,6 @@
 //! The solver: hyper-parameters ([`ScaleBio`]), state ([`Run`]) and what happened ([`Step`]).
 
-mod gradients;
+pub(crate) mod gradients;
 mod optimizer;
 mod penalty;
 mod run;
@@ -16,3 +16,4 @@ pub use scalebio::{Moments, ScaleBio};
 pub use schedule::Schedule;
 pub use step::{PerVariable, Step};
 pub use update::Update;
+pub(crate) use variable::Variable;

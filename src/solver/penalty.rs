@@ -49,7 +49,7 @@ impl Penalty {
         self.growth.powf(stage as f64)
     }
 
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         if !(self.initial > 0.0 && self.initial.is_finite()) {
             return Err(Error::setting(
                 "penalty",

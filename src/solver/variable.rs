@@ -11,7 +11,7 @@ use super::update::Update;
 use crate::{Error, Result};
 
 #[derive(Debug)]
-pub(super) struct Variable<M> {
+pub(crate) struct Variable<M> {
     /// `None` only inside [`Variable::replace`].
     module: Option<M>,
     optimizer: Optimizer,

@@ -1,0 +1,274 @@
+//! Learns how much each source of a language model's training data should count.
+//!
+//! Without arguments: seven sources of text that ship in `examples/data`, a small GPT-2 from scratch.
+//!
+//! ```text
+//! cargo run --release --example reweight
+//! cargo run --release --example reweight -- --data DIR --model HF_DIR --steps 500
+//! ```
+
+use std::error::Error;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use scalebio::burn::module::Module;
+use scalebio::reweight::SourceWeights;
+use scalebio::train::{Experiment, OptimizerKind, ReweightConfig, Status, WeightsReport};
+
+const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
+
+/// Learns how much each source of a language model's training data should count, so that the model
+/// trained on the mix does best on a validation set (ScaleBiO, arXiv 2406.19976).
+#[derive(Debug, Parser)]
+struct Args {
+    /// Folder with train_<source>.jsonl (or .json), val.jsonl and, if there is one, test.jsonl
+    #[arg(long, value_name = "DIR", default_value = SHIPPED, hide_default_value = true,
+          help = "Folder with train_<source>.jsonl (or .json), val.jsonl and, if there is one, test.jsonl [default: the data of this example]")]
+    data: PathBuf,
+
+    /// Hugging Face folder of the base model [default: a small GPT-2 with random weights: width 128, 2 blocks, 4 heads]
+    #[arg(long, value_name = "HF_DIR")]
+    model: Option<PathBuf>,
+
+    /// tokenizer.json to use [default: the one in the model's folder, or else a byte-level BPE trained on the sources]
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+
+    /// Steps of the run; the learning rates fall to 0 over them
+    #[arg(long, value_name = "N", default_value_t = defaults().steps)]
+    steps: usize,
+
+    /// Training samples of a step; as many validation samples
+    #[arg(long, value_name = "N", default_value_t = defaults().batch)]
+    batch: usize,
+
+    /// Samples computed at a time, to save memory; results stay the same up to rounding [default: the whole batch]
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<usize>,
+
+    /// Longest sample in tokens; longer texts are cut into pieces, longer responses truncated
+    #[arg(long, value_name = "N", default_value_t = defaults().max_length)]
+    max_length: usize,
+
+    /// Penalty on the distance of the model from the minimum of the weighted training loss
+    #[arg(long, value_name = "A", default_value_t = defaults().alpha)]
+    alpha: f64,
+
+    /// Learning rate of the model and of its auxiliary copy
+    #[arg(long, value_name = "X", default_value_t = defaults().lr_lower)]
+    lr_lower: f64,
+
+    /// Learning rate of the source weights' logits
+    #[arg(long, value_name = "X", default_value_t = defaults().lr_upper)]
+    lr_upper: f64,
+
+    /// Optimizer of the model, its auxiliary copy and the source weights: adamw or sgd
+    #[arg(long, value_name = "NAME", default_value = "adamw", value_parser = optimizer)]
+    optimizer: OptimizerKind,
+
+    /// Clip gradients of the model at this global norm times the penalty; 0 for no clipping
+    #[arg(long, value_name = "C", default_value_t = defaults().clip.unwrap_or(0.0))]
+    clip: f64,
+
+    /// Train only this many blocks at a time, with embeddings and head (LISA) [default: all blocks]
+    #[arg(long, value_name = "N")]
+    lisa_blocks: Option<usize>,
+
+    /// Steps after which LISA draws other blocks
+    #[arg(long, value_name = "K", default_value_t = defaults().lisa_period)]
+    lisa_period: usize,
+
+    /// Seed of the initial values and of all draws; a seed gives the same weights again on the same machine
+    #[arg(long, value_name = "S", default_value_t = defaults().seed)]
+    seed: u64,
+
+    /// Where to compute: flex, ndarray, wgpu[:cpu|:N] or cuda[:N]
+    #[arg(long, value_name = "NAME", default_value_t = defaults().device)]
+    device: String,
+
+    /// Save the trained model and its tokenizer as a Hugging Face folder beside the weights
+    #[arg(long)]
+    save_model: bool,
+
+    /// Do not train on learned and on uniform weights afterwards to compare the test losses
+    #[arg(long)]
+    no_compare: bool,
+
+    /// Folder for the files of the run; one that already holds a run is an error [default: the next free runs/reweight-N]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+fn defaults() -> ReweightConfig {
+    ReweightConfig::new(SHIPPED)
+}
+
+fn optimizer(name: &str) -> Result<OptimizerKind, String> {
+    match name {
+        "adamw" => Ok(OptimizerKind::AdamW),
+        "sgd" => Ok(OptimizerKind::Sgd),
+        _ => Err("use adamw or sgd".to_owned()),
+    }
+}
+
+impl Args {
+    fn config(&self) -> ReweightConfig {
+        ReweightConfig {
+            data: self.data.clone(),
+            model: self.model.clone(),
+            tokenizer: self.tokenizer.clone(),
+            steps: self.steps,
+            batch: self.batch,
+            micro_batch: self.micro_batch,
+            max_length: self.max_length,
+            alpha: self.alpha,
+            lr_lower: self.lr_lower,
+            lr_upper: self.lr_upper,
+            optimizer: self.optimizer,
+            clip: (self.clip != 0.0).then_some(self.clip),
+            lisa_blocks: self.lisa_blocks,
+            lisa_period: self.lisa_period,
+            seed: self.seed,
+            device: self.device.clone(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    let experiment = Experiment::open(args.config())?;
+    describe(&experiment)?;
+
+    let out = args.out.clone().unwrap_or_else(next_free_folder);
+    let mut run = experiment.reweight(&out)?;
+    let bar = bar("reweighting", args.steps);
+    for step in run.by_ref() {
+        let step = step?;
+        bar.set_message(format!(
+            "L1(w) {:.3}  L2(w) {:.3}  L2(u) {:.3}",
+            step.upper_loss(),
+            step.lower_loss(),
+            step.auxiliary_loss()
+        ));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+
+    let report = run.report();
+    print_weights(&report);
+    if !args.no_compare && experiment.test().is_some() {
+        compare(&experiment, run.run().upper(), run.run().lower())?;
+    }
+    println!("\nweights  {}", run.weights_path().display());
+    println!("metrics  {}", run.metrics_path().display());
+    if args.save_model {
+        println!("model    {}", run.save_model(&experiment)?.display());
+    }
+    Ok(())
+}
+
+fn describe(experiment: &Experiment) -> Result<(), Box<dyn Error>> {
+    println!("{:<24} {:>8} {:>8} {:>8}", "data", "records", "samples", "skipped");
+    let sets = [Some(experiment.validation()), experiment.test()];
+    for source in experiment.sources().iter().chain(sets.into_iter().flatten()) {
+        println!(
+            "{:<24} {:>8} {:>8} {:>8}",
+            source.name,
+            source.records,
+            source.samples.len(),
+            source.skipped
+        );
+    }
+    let model = experiment.base_model()?;
+    println!(
+        "\nmodel with {} parameters, vocabulary {}, on {}",
+        model.num_params(),
+        experiment.tokenizer().vocabulary_size(),
+        experiment.config().device
+    );
+    Ok(())
+}
+
+fn print_weights(report: &WeightsReport) {
+    let uniform = 1.0 / report.sources.len() as f64;
+    println!("\n{:<24} {:>8} {:>8}", "source", "samples", "weight");
+    for source in &report.sources {
+        let bar = "#".repeat((source.weight * 60.0).round() as usize);
+        println!("{:<24} {:>8} {:>8.4}  {bar}", source.name, source.samples, source.weight);
+    }
+    println!("{:<24} {:>8} {uniform:>8.4}", "(uniform)", "");
+    println!(
+        "\nafter {} steps: {}",
+        report.step,
+        match report.status {
+            Status::Converged => "the weights have settled".to_owned(),
+            _ => format!(
+                "the weights were still moving when the learning rates were used up (reach {:.2}): \
+                 take more steps or a larger --lr-upper to let them go further",
+                report.reach
+            ),
+        }
+    );
+}
+
+/// Trains two models afresh, from one initialization and on the same batches of each source, with the
+/// learned weights and with uniform ones.
+fn compare(
+    experiment: &Experiment,
+    learned: &SourceWeights,
+    reweighted: &scalebio::models::Gpt2,
+) -> Result<(), Box<dyn Error>> {
+    let Some(test) = experiment.test() else {
+        return Ok(());
+    };
+    let mut losses = Vec::new();
+    for (name, weights) in [("learned", learned.clone()), ("uniform", experiment.uniform_weights()?)] {
+        let mut training = experiment.train(weights)?;
+        let bar = bar(&format!("training on {name} weights"), experiment.config().steps);
+        for loss in training.by_ref() {
+            bar.set_message(format!("L2 {:.3}", loss?));
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        losses.push(experiment.mean_loss(training.model(), test));
+    }
+    println!("\ntest loss of a model trained afresh");
+    println!("  on the learned weights {:>8.4}", losses[0]);
+    println!("  on uniform weights     {:>8.4}", losses[1]);
+    println!(
+        "  (for information: w itself, which has seen the validation set, {:.4})",
+        experiment.mean_loss(reweighted, test)
+    );
+    Ok(())
+}
+
+fn bar(name: &str, steps: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(steps as u64);
+    let template = "{prefix} [{bar:30}] {pos}/{len}, {eta} left  {msg}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.with_prefix(name.to_owned())
+}
+
+fn next_free_folder() -> PathBuf {
+    (1..)
+        .map(|n| PathBuf::from(format!("runs/reweight-{n}")))
+        .find(|folder| !folder.exists())
+        .unwrap_or_else(|| PathBuf::from("runs/reweight"))
+}

@@ -1,0 +1,15 @@
+//! Writing files so that a reader never sees half of one.
+
+use std::fs;
+use std::path::Path;
+
+use crate::{Error, Result};
+
+/// Writes `bytes` beside `path` under a temporary name and renames it to `path`.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    fs::write(&partial, bytes).map_err(|source| Error::io(&partial, source))?;
+    fs::rename(&partial, path).map_err(|source| Error::io(path, source))
+}

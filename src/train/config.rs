@@ -1,0 +1,107 @@
+//! The settings of a run.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::solver::Update;
+use crate::{Error, Result};
+
+/// Which optimizer moves all three variables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// [`Update::adamw`].
+    #[default]
+    AdamW,
+    /// [`Update::sgd`].
+    Sgd,
+}
+
+/// Everything that determines a run. The defaults are those of the example `reweight`: a small GPT-2 from
+/// scratch (width 128, 2 blocks, 4 heads).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReweightConfig {
+    /// Folder with `train_<source>`, `val` and possibly `test` files; see [`Corpus`](crate::data::Corpus).
+    pub data: PathBuf,
+    /// Hugging Face folder of the base model. Default: a small GPT-2 with random weights.
+    pub model: Option<PathBuf>,
+    /// `tokenizer.json` to use. Default: that of the model's folder, or else one trained on the sources.
+    pub tokenizer: Option<PathBuf>,
+    /// Steps of the run, at least 1; the length of the cosine schedules. Default: 200.
+    pub steps: usize,
+    /// Samples of a step, training and validation each. Default: 28.
+    pub batch: usize,
+    /// Samples of a micro-batch. Default: the whole batch.
+    pub micro_batch: Option<usize>,
+    /// Longest sample, in tokens. Default: 64.
+    pub max_length: usize,
+    /// The penalty. Default: 10.
+    pub alpha: f64,
+    /// Learning rate of the model and its auxiliary copy, on a cosine with 3 % warm-up. Default: 3e-3.
+    pub lr_lower: f64,
+    /// Learning rate of the source logits, on a cosine. Default: 3e-2.
+    pub lr_upper: f64,
+    /// The optimizer of all three variables. Default: AdamW.
+    pub optimizer: OptimizerKind,
+    /// Clipping of the model's gradients at this global norm times the penalty. Default: 1.
+    pub clip: Option<f64>,
+    /// Blocks that LISA trains at a time. Default: no LISA, all blocks train.
+    pub lisa_blocks: Option<usize>,
+    /// Steps between two draws of LISA. Default: 20.
+    pub lisa_period: usize,
+    /// Seed of the initial values and of all draws. Default: 0.
+    pub seed: u64,
+    /// Where to compute; see [`device`](crate::device). Default: `flex`.
+    pub device: String,
+}
+
+impl ReweightConfig {
+    /// The defaults for a folder of data.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            model: None,
+            tokenizer: None,
+            steps: 200,
+            batch: 28,
+            micro_batch: None,
+            max_length: 64,
+            alpha: 10.0,
+            lr_lower: 3e-3,
+            lr_upper: 3e-2,
+            optimizer: OptimizerKind::default(),
+            clip: Some(1.0),
+            lisa_blocks: None,
+            lisa_period: 20,
+            seed: 0,
+            device: "flex".to_owned(),
+        }
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        if self.steps == 0 {
+            return Err(Error::setting("steps", 0, "at least 1", "the example takes 200"));
+        }
+        self.lower().validate("learning rate of the model (lr-lower)")?;
+        self.upper().validate("learning rate of the source weights (lr-upper)")
+    }
+
+    /// The update of `u` and `w`.
+    pub(super) fn lower(&self) -> Update {
+        let warmup = self.steps * 3 / 100; // the paper's 3 %
+        self.update(self.lr_lower).cosine_with_warmup(self.steps, warmup)
+    }
+
+    /// The update of the source weights.
+    pub(super) fn upper(&self) -> Update {
+        self.update(self.lr_upper).cosine(self.steps)
+    }
+
+    fn update(&self, rate: f64) -> Update {
+        match self.optimizer {
+            OptimizerKind::AdamW => Update::adamw(rate),
+            OptimizerKind::Sgd => Update::sgd(rate),
+        }
+    }
+}

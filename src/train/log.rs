@@ -1,0 +1,250 @@
+//! The files of a run: `weights.json`, `metrics.jsonl`, `config.json`. Described in docs/formats.md.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::config::ReweightConfig;
+use crate::files::replace;
+use crate::reweight::SourceWeights;
+use crate::solver::Step;
+use crate::{Error, Result};
+
+/// The version of `weights.json`. It grows with every change that an older reader would misunderstand.
+const SCHEMA_VERSION: u32 = 1;
+
+/// The learned weights: what `weights.json` holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WeightsReport {
+    /// Version of the format, 1.
+    pub schema_version: u32,
+    /// Number of steps taken.
+    pub step: usize,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Sum of the learning rates of the logits so far: how far Adam can have moved one.
+    pub reach: f64,
+    /// Whether the weights have settled.
+    pub status: Status,
+    /// The sources, sorted by name.
+    pub sources: Vec<SourceReport>,
+}
+
+/// One source of a [`WeightsReport`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// Name of the source.
+    pub name: String,
+    /// Its weight; the weights of all sources add up to 1.
+    pub weight: f64,
+    /// Its logit.
+    pub logit: f64,
+    /// Number of its samples.
+    pub samples: usize,
+}
+
+/// Whether the weights have settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// The run has steps to go.
+    Running,
+    /// Over the last quarter of the reach, no weight moved by more than 0.05 a unit of reach.
+    Converged,
+    /// The weights were still moving when the learning rates were used up: more steps, or a larger learning
+    /// rate of the weights, would take them further.
+    OutOfReach,
+}
+
+impl Status {
+    /// Largest change of a weight, a unit of reach, of weights that have settled.
+    const SETTLED: f64 = 0.05;
+
+    /// The status at the end of a run, from the reach and the weights after each step.
+    pub(super) fn at_end(history: &[(f64, Vec<f64>)]) -> Self {
+        let Some((reach, weights)) = history.last() else {
+            return Self::Running;
+        };
+        let quarter = history.iter().rfind(|(at, _)| *at <= 0.75 * reach);
+        let Some((start, before)) = quarter else {
+            return Self::OutOfReach;
+        };
+        let moved = weights.iter().zip(before).map(|(a, b)| (a - b).abs());
+        let largest = moved.fold(0.0, f64::max);
+        if largest <= Self::SETTLED * (reach - start) {
+            Self::Converged
+        } else {
+            Self::OutOfReach
+        }
+    }
+}
+
+impl WeightsReport {
+    pub(super) fn new(
+        weights: &SourceWeights,
+        samples: &[usize],
+        step: usize,
+        seed: u64,
+        reach: f64,
+        status: Status,
+    ) -> Self {
+        let values = weights.weights().into_iter().zip(weights.logit_values());
+        let sources = weights.names().iter().zip(samples).zip(values);
+        Self {
+            schema_version: SCHEMA_VERSION,
+            step,
+            seed,
+            reach,
+            status,
+            sources: sources
+                .map(|((name, &samples), (weight, logit))| SourceReport {
+                    name: name.clone(),
+                    weight,
+                    logit,
+                    samples,
+                })
+                .collect(),
+        }
+    }
+
+    /// Reads a `weights.json`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] or [`Error::File`] for a file that cannot be read, is not of this form or of another version.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let text = fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+        let report: Self =
+            serde_json::from_str(&text).map_err(|error| Error::file(path, error))?;
+        if report.schema_version != SCHEMA_VERSION {
+            let message = format!(
+                "has schema_version {}, but this version of scalebio reads {SCHEMA_VERSION}",
+                report.schema_version
+            );
+            return Err(Error::file(path, message));
+        }
+        Ok(report)
+    }
+}
+
+/// One line of `metrics.jsonl`: losses and gradients before the step's update.
+#[derive(Debug, Serialize)]
+pub(super) struct Metrics<'a> {
+    step: usize,
+    l1_w: f64,
+    l2_w: f64,
+    l2_u: f64,
+    gap: f64,
+    source_losses_w: BTreeMap<&'a str, f64>,
+    source_losses_u: BTreeMap<&'a str, f64>,
+    weights: BTreeMap<&'a str, f64>,
+    hypergradient_norm: f64,
+    gradient_norm_w: f64,
+    gradient_norm_u: f64,
+    alpha: f64,
+    lr_upper: f64,
+    lr_lower: f64,
+    lr_auxiliary: f64,
+    seconds: f64,
+    tokens: u64,
+}
+
+impl<'a> Metrics<'a> {
+    pub fn new(
+        step: &Step,
+        names: &'a [String],
+        weights: &[f64],
+        seconds: f64,
+        tokens: u64,
+    ) -> Self {
+        let by_name = |values: &[f64]| {
+            names.iter().map(String::as_str).zip(values.iter().copied()).collect()
+        };
+        let (rates, norms) = (step.learning_rates(), step.gradient_norms());
+        Self {
+            step: step.index(),
+            l1_w: step.upper_loss(),
+            l2_w: step.lower_loss(),
+            l2_u: step.auxiliary_loss(),
+            gap: step.value_gap(),
+            source_losses_w: by_name(step.lower_parts()),
+            source_losses_u: by_name(step.auxiliary_parts()),
+            weights: by_name(weights),
+            hypergradient_norm: norms.upper,
+            gradient_norm_w: norms.lower,
+            gradient_norm_u: norms.auxiliary,
+            alpha: step.penalty(),
+            lr_upper: rates.upper,
+            lr_lower: rates.lower,
+            lr_auxiliary: rates.auxiliary,
+            seconds,
+            tokens,
+        }
+    }
+}
+
+/// The folder of a run.
+#[derive(Debug)]
+pub(super) struct RunFolder {
+    path: PathBuf,
+    metrics: File,
+}
+
+impl RunFolder {
+    /// Makes the folder if it is not there, and starts the run's files in it.
+    pub fn create(path: &Path, config: &ReweightConfig) -> Result<Self> {
+        fs::create_dir_all(path).map_err(|source| Error::io(path, source))?;
+        let metrics = path.join("metrics.jsonl");
+        for file in [path.join("weights.json"), metrics.clone()] {
+            if file.exists() {
+                let message = format!(
+                    "already holds a run ({} is there); choose another folder",
+                    file.display()
+                );
+                return Err(Error::file(path, message));
+            }
+        }
+        let folder = Self {
+            path: path.to_owned(),
+            metrics: File::create_new(&metrics).map_err(|source| Error::io(&metrics, source))?,
+        };
+        folder.write("config.json", config)?;
+        Ok(folder)
+    }
+
+    pub fn weights_path(&self) -> PathBuf {
+        self.path.join("weights.json")
+    }
+
+    pub fn metrics_path(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    pub fn model_path(&self) -> PathBuf {
+        self.path.join("model")
+    }
+
+    pub fn write_weights(&self, report: &WeightsReport) -> Result<()> {
+        self.write("weights.json", report)
+    }
+
+    pub fn append_metrics(&mut self, metrics: &Metrics<'_>) -> Result<()> {
+        let path = self.metrics_path();
+        let mut line = serde_json::to_vec(metrics).map_err(|error| Error::file(&path, error))?;
+        line.push(b'\n');
+        // One write a line, so that a reader never sees half of one.
+        self.metrics.write_all(&line).map_err(|source| Error::io(&path, source))
+    }
+
+    fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let path = self.path.join(name);
+        let mut text =
+            serde_json::to_vec_pretty(value).map_err(|error| Error::file(&path, error))?;
+        text.push(b'\n');
+        replace(&path, &text)
+    }
+}

@@ -1,0 +1,140 @@
+//! Learning the source weights of a language model, with the files of the run.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::experiment::Experiment;
+use super::log::{Metrics, RunFolder, Status, WeightsReport};
+use crate::models::Gpt2;
+use crate::reweight::{self, SourceWeights, TokenSources, Validation, WeightedSources};
+use crate::solver::{Run, ScaleBio, Step};
+use crate::Result;
+
+type LanguageRun =
+    Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, Gpt2>;
+
+/// A run that learns source weights: an iterator over its steps, as many as the settings say. After every
+/// step it appends a line to `metrics.jsonl` and replaces `weights.json`.
+#[derive(Debug)]
+#[must_use = "a run does nothing until its steps are taken"]
+pub struct Reweighting {
+    run: LanguageRun,
+    folder: RunFolder,
+    steps: usize,
+    seed: u64,
+    samples: Vec<usize>,
+    /// Reach and weights before each step and after the last.
+    history: Vec<(f64, Vec<f64>)>,
+    tokens: u64,
+}
+
+impl Reweighting {
+    pub(super) fn start(experiment: &Experiment, out: &Path) -> Result<Self> {
+        let config = experiment.config();
+        let mut method = ScaleBio::new(config.upper(), config.lower()).penalty(experiment.penalty());
+        if let Some(norm) = config.clip {
+            method = method.clip(norm);
+        }
+        let model = experiment.base_model()?;
+        if let Some(layers) = experiment.layers(&model)? {
+            method = method.layers(layers);
+        }
+        let problem = reweight::problem(experiment.training_draws(), experiment.validation_draws())?;
+        let weights = experiment.uniform_weights()?;
+        let history = vec![(0.0, weights.weights())];
+        let run = method.start(problem, weights, model)?;
+        let sources = experiment.sources();
+        // Last, so that settings that cannot work leave no folder behind.
+        let folder = RunFolder::create(out, config)?;
+        let reweighting = Self {
+            run,
+            folder,
+            steps: config.steps,
+            seed: config.seed,
+            samples: sources.iter().map(|source| source.samples.len()).collect(),
+            history,
+            tokens: 0,
+        };
+        reweighting.folder.write_weights(&reweighting.report())?;
+        Ok(reweighting)
+    }
+
+    /// The run itself, for its variables.
+    pub fn run(&self) -> &LanguageRun {
+        &self.run
+    }
+
+    /// The weights as they stand, as in `weights.json`.
+    pub fn report(&self) -> WeightsReport {
+        WeightsReport::new(
+            self.run.upper(),
+            &self.samples,
+            self.run.steps(),
+            self.seed,
+            self.run.reach(),
+            self.status(),
+        )
+    }
+
+    /// The file with the weights.
+    pub fn weights_path(&self) -> PathBuf {
+        self.folder.weights_path()
+    }
+
+    /// The file with a line for every step.
+    pub fn metrics_path(&self) -> PathBuf {
+        self.folder.metrics_path()
+    }
+
+    /// Saves the model `w` and the tokenizer as a Hugging Face folder beside the weights, and returns
+    /// its path.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written.
+    pub fn save_model(&self, experiment: &Experiment) -> Result<PathBuf> {
+        let folder = self.folder.model_path();
+        self.run.lower().save(&folder)?;
+        experiment.tokenizer().save(folder.join("tokenizer.json"))?;
+        Ok(folder)
+    }
+
+    fn status(&self) -> Status {
+        if self.run.steps() < self.steps {
+            return Status::Running;
+        }
+        Status::at_end(&self.history)
+    }
+
+    fn log(&mut self, step: &Step, started: Instant) -> Result<()> {
+        let problem = self.run.problem();
+        let drawn = problem.lower.draws().samples().tokens_drawn()
+            + problem.upper.draws().samples().tokens_drawn();
+        let tokens = drawn - self.tokens;
+        self.tokens = drawn;
+        let names = self.run.upper().names();
+        let weights = &self.history[step.index()].1;
+        let seconds = started.elapsed().as_secs_f64();
+        let metrics = Metrics::new(step, names, weights, seconds, tokens);
+        self.folder.append_metrics(&metrics)?;
+        self.history.push((self.run.reach(), self.run.upper().weights()));
+        self.folder.write_weights(&self.report())
+    }
+}
+
+impl Iterator for Reweighting {
+    type Item = Result<Step>;
+
+    /// Takes a step and logs it. `None` after the last step, or after an error.
+    fn next(&mut self) -> Option<Result<Step>> {
+        if self.run.steps() >= self.steps {
+            return None;
+        }
+        let started = Instant::now();
+        let step = self.run.next()?;
+        Some(step.and_then(|step| {
+            self.log(&step, started)?;
+            Ok(step)
+        }))
+    }
+}
