@@ -12,6 +12,10 @@
 
 pub use burn;
 
+mod device;
 mod error;
+#[cfg(feature = "llm")]
+pub mod models;
 
+pub use device::device;
 pub use error::{Error, Result};
