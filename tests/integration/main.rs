@@ -1,9 +1,17 @@
 //! The one integration test binary: each binary links Burn again. One file a promise; everything goes
 //! through the public API.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 mod closed_forms;
+#[cfg(feature = "llm")]
+#[path = "../../examples/check_model/compare.rs"]
+mod compare;
+mod device;
+#[cfg(feature = "llm")]
+mod gpt2;
 mod layers;
+#[cfg(feature = "llm")]
+mod pretrained;
 mod properties;
 mod reweighting;
 mod solver;

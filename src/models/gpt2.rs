@@ -1,0 +1,489 @@
+//! GPT-2: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
+//!
+//! Learned positions, layer norm before each sub-layer, attention with merged q, k and v, a GELU network of four times the
+//! width, and the token embedding used again as output head. Field names are the checkpoint's, except that its `h` is
+//! `blocks` here. Linear weights are `[in, out]`, as the checkpoint's Conv1D has them.
+//!
+//! There is no dropout, whatever config.json says: the bilevel method compares losses of two copies of the model on the
+//! same batch, and the paper's runs use 0.
+
+use std::{collections::BTreeMap, path::Path};
+
+use burn::{
+    module::{Module, Param, ParamId},
+    nn::{Embedding, LayerNorm, LayerNormConfig, Linear},
+    tensor::{Device, Int, Tensor, TensorData},
+};
+use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    activation::Activation,
+    attention::{attention, causal_bias},
+    loss::Targets,
+    pretrained::{self, Naming},
+};
+use crate::error::{Error, Result};
+
+/// The shape of a [`Gpt2`], spelled and with the defaults as in the Hub's config.json.
+///
+/// Keys that do not change the result (token ids, dropout, transformers' version ...) are kept in `other`, so that a saved
+/// config.json means what the loaded one meant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Gpt2Config {
+    /// Number of tokens.
+    pub vocab_size: usize,
+    /// Longest sequence.
+    #[serde(alias = "max_position_embeddings")]
+    pub n_positions: usize,
+    /// Width.
+    #[serde(alias = "hidden_size")]
+    pub n_embd: usize,
+    /// Number of blocks.
+    #[serde(alias = "num_hidden_layers")]
+    pub n_layer: usize,
+    /// Number of attention heads, a divisor of the width.
+    #[serde(alias = "num_attention_heads")]
+    pub n_head: usize,
+    /// Width inside the feed-forward networks; `None`: four times the width.
+    pub n_inner: Option<usize>,
+    /// The feed-forward networks' non-linearity.
+    pub activation_function: Activation,
+    /// Added to the variance in the layer norms.
+    pub layer_norm_epsilon: f64,
+    /// Standard deviation of random weights.
+    pub initializer_range: f64,
+    /// Whether scores are divided by the root of the head's width.
+    pub scale_attn_weights: bool,
+    /// Whether the scores of block i (from 0) are divided by i + 1.
+    pub scale_attn_by_inverse_layer_idx: bool,
+    /// Whether the output head is the token embedding.
+    pub tie_word_embeddings: bool,
+    /// All other keys of config.json.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
+}
+
+impl Default for Gpt2Config {
+    /// GPT-2 124M.
+    fn default() -> Self {
+        Self {
+            vocab_size: 50_257,
+            n_positions: 1_024,
+            n_embd: 768,
+            n_layer: 12,
+            n_head: 12,
+            n_inner: None,
+            activation_function: Activation::GeluNew,
+            layer_norm_epsilon: 1e-5,
+            initializer_range: 0.02,
+            scale_attn_weights: true,
+            scale_attn_by_inverse_layer_idx: false,
+            tie_word_embeddings: true,
+            other: BTreeMap::new(),
+        }
+    }
+}
+
+impl Gpt2Config {
+    /// A model of this shape, everything else as in GPT-2.
+    pub fn new(
+        vocab_size: usize,
+        n_positions: usize,
+        n_embd: usize,
+        n_layer: usize,
+        n_head: usize,
+    ) -> Self {
+        let named = [
+            ("architectures", Value::from(["GPT2LMHeadModel"].as_slice())),
+            ("dtype", "float32".into()),
+            ("model_type", "gpt2".into()),
+        ];
+        Self {
+            vocab_size,
+            n_positions,
+            n_embd,
+            n_layer,
+            n_head,
+            other: named.map(|(key, value)| (key.to_owned(), value)).into(),
+            ..Self::default()
+        }
+    }
+
+    /// A model with random weights, as GPT-2 was initialized: normal with standard deviation `initializer_range`, divided
+    /// by the root of twice the number of blocks for the projections back into the residual stream; biases are 0.
+    ///
+    /// The values are drawn on the host, so that a seed gives the same weights on every device. A parameter is drawn when
+    /// it is first used.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for sizes or options that cannot work.
+    pub fn init(&self, seed: u64, device: &Device) -> Result<Gpt2> {
+        self.check()?;
+        let mut draw = Draw {
+            seeds: Xoshiro256PlusPlus::seed_from_u64(seed),
+            device,
+        };
+        let std = self.initializer_range;
+        let width = self.n_embd;
+        Ok(Gpt2 {
+            wte: draw.embedding(self.vocab_size, width, std),
+            wpe: draw.embedding(self.n_positions, width, std),
+            blocks: (0..self.n_layer)
+                .map(|index| Block::init(self, index, &mut draw))
+                .collect(),
+            ln_f: self.layer_norm(device),
+            lm_head: (!self.tie_word_embeddings)
+                .then(|| draw.embedding(self.vocab_size, width, std)),
+            config: self.clone(),
+        })
+    }
+
+    fn layer_norm(&self, device: &Device) -> LayerNorm {
+        LayerNormConfig::new(self.n_embd)
+            .with_epsilon(self.layer_norm_epsilon)
+            .init(device)
+    }
+
+    /// Refuses what cannot work, and every option that would change the result and is not supported.
+    fn check(&self) -> Result<()> {
+        // Far above any model, and low enough that no product of sizes overflows.
+        const LARGEST: usize = 1 << 24;
+        let sizes = [
+            ("vocab_size", self.vocab_size, LARGEST),
+            ("n_positions", self.n_positions, LARGEST),
+            ("n_embd", self.n_embd, LARGEST),
+            ("n_layer", self.n_layer, 10_000),
+            ("n_head", self.n_head, LARGEST),
+            ("n_inner", self.inner(), 4 * LARGEST),
+        ];
+        for (name, given, largest) in sizes {
+            if given == 0 || given > largest {
+                let allowed = format!("from 1 to {largest}");
+                return Err(Error::setting(name, given, allowed, "correct the config"));
+            }
+        }
+        if !self.n_embd.is_multiple_of(self.n_head) {
+            let allowed = format!("a divisor of n_embd, which is {}", self.n_embd);
+            let remedy = "all heads have the same width";
+            return Err(Error::setting("n_head", self.n_head, allowed, remedy));
+        }
+        let numbers = [
+            ("layer_norm_epsilon", self.layer_norm_epsilon),
+            ("initializer_range", self.initializer_range),
+        ];
+        for (name, given) in numbers {
+            if !(given.is_finite() && given > 0.0) {
+                let allowed = "a positive number";
+                return Err(Error::setting(name, given, allowed, "correct the config"));
+            }
+        }
+        // `reorder_and_upcast_attn` only asks for a softmax in float32, which it always is here.
+        let meaningless = |value: &Value| match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        for name in [
+            "add_cross_attention",
+            "is_encoder_decoder",
+            "pruned_heads",
+            "quantization_config",
+        ] {
+            if let Some(value) = self.other.get(name).filter(|v| !meaningless(v)) {
+                let remedy = "this option is not supported";
+                return Err(Error::setting(name, value, "absent or false", remedy));
+            }
+        }
+        match self.other.get("model_type") {
+            None => Ok(()),
+            Some(Value::String(name)) if name == "gpt2" => Ok(()),
+            Some(other) => {
+                let remedy = "open the checkpoint as the architecture that it is";
+                Err(Error::setting("model_type", other, "\"gpt2\"", remedy))
+            }
+        }
+    }
+
+    fn inner(&self) -> usize {
+        self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
+    }
+}
+
+/// A GPT-2 language model. See [`Gpt2Config::init`] and [`Gpt2::pretrained`].
+#[derive(Module, Debug)]
+pub struct Gpt2 {
+    wte: Embedding,
+    wpe: Embedding,
+    blocks: Vec<Block>,
+    ln_f: LayerNorm,
+    /// Only where it is not `wte`; `[vocab_size, n_embd]` too, as checkpoints have it.
+    lm_head: Option<Embedding>,
+    #[module(skip)]
+    config: Gpt2Config,
+}
+
+impl Gpt2 {
+    /// Opens a checkpoint folder of the Hub: config.json and model.safetensors (float32, float16 or bfloat16, converted
+    /// to float32). One tensor at a time is read and put on the device, so that no second copy of the model is held.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that cannot be read; [`Error::File`] for a config.json with an option that would change the
+    /// result and is not supported, for a damaged model.safetensors, and for tensors that are missing, not part of the
+    /// model, of another shape (all listed), of another type or not finite.
+    pub fn pretrained(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        let dir = dir.as_ref();
+        let (path, config) = pretrained::read_config::<Gpt2Config>(dir)?;
+        let model = config
+            .init(0, device)
+            .map_err(|error| Error::file(&path, error))?;
+        pretrained::load(model, dir, &NAMING)
+    }
+
+    /// Writes a checkpoint folder as transformers does: config.json and model.safetensors, in float32. Both files are
+    /// complete before they get their names.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder or a file cannot be written.
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        pretrained::save(self, dir.as_ref(), &NAMING, &self.config)
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &Gpt2Config {
+        &self.config
+    }
+
+    /// The checkpoint's name of the parameter at a module path: `blocks.0.ln_1.gamma` is `transformer.h.0.ln_1.weight`.
+    pub fn checkpoint_name(path: &str) -> String {
+        NAMING.name(path)
+    }
+
+    /// The logits of the next token at each position.
+    ///
+    /// Sequences are padded on the right; the logits of padding have no meaning. The length must not exceed
+    /// `n_positions`, and ids must be below `vocab_size`.
+    ///
+    /// # Shapes
+    /// - `ids` `[batch, length]`
+    /// - `mask` `[batch, length]`: 1 for tokens, 0 for padding
+    /// - result `[batch, length, vocab_size]`
+    pub fn logits(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>) -> Tensor<3> {
+        let [batch, length] = ids.dims();
+        let logits = self.head(self.hidden(ids, mask));
+        let [_, vocabulary] = logits.dims();
+        logits.reshape([batch, length, vocabulary])
+    }
+
+    /// The mean negative log-likelihood over the label tokens of each sample; 0 for a sample without any.
+    ///
+    /// The label at a position is predicted from the tokens before it; labels of -100 are ignored. Only the rows
+    /// that predict a label go through the output head, which for long prompts is most of its cost.
+    ///
+    /// # Shapes
+    /// - `ids`, `mask`, `labels` `[batch, length]`, see [`logits`](Self::logits)
+    /// - result `[batch]`
+    pub fn sample_losses(
+        &self,
+        ids: Tensor<2, Int>,
+        mask: Tensor<2, Int>,
+        labels: Tensor<2, Int>,
+    ) -> Tensor<1> {
+        let targets = Targets::of(&labels);
+        let hidden = self.hidden(ids, mask);
+        targets.sample_losses(hidden, |rows| self.head(rows))
+    }
+
+    /// The device that holds the model.
+    pub fn device(&self) -> Device {
+        self.wte.weight.lazy_device()
+    }
+
+    /// `[batch, length]` to `[batch * length, n_embd]`. Between attentions, all positions of all sequences are rows
+    /// of one matrix: one matmul a weight.
+    fn hidden(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>) -> Tensor<2> {
+        let [batch, length] = ids.dims();
+        let width = self.config.n_embd;
+        let position = self.wpe.weight.val().slice([0..length, 0..width]);
+        let x = self.wte.forward(ids) + position.unsqueeze();
+        let mut x = x.reshape([batch * length, width]);
+        let bias = causal_bias(mask);
+        for block in &self.blocks {
+            x = block.forward(x, &bias);
+        }
+        self.ln_f.forward(x)
+    }
+
+    /// `[rows, n_embd]` to `[rows, vocab_size]`.
+    fn head(&self, rows: Tensor<2>) -> Tensor<2> {
+        let head = self.lm_head.as_ref().unwrap_or(&self.wte);
+        rows.matmul(head.weight.val().transpose())
+    }
+}
+
+/// `x + attn(ln_1(x))`, then `x + mlp(ln_2(x))`.
+#[derive(Module, Debug)]
+struct Block {
+    ln_1: LayerNorm,
+    attn: Attention,
+    ln_2: LayerNorm,
+    mlp: Mlp,
+}
+
+impl Block {
+    fn init(config: &Gpt2Config, index: usize, draw: &mut Draw) -> Self {
+        let (width, inner) = (config.n_embd, config.inner());
+        let std = config.initializer_range;
+        let residual = std / (2.0 * config.n_layer as f64).sqrt();
+
+        let mut scale = 1.0;
+        if config.scale_attn_weights {
+            scale /= ((width / config.n_head) as f64).sqrt();
+        }
+        if config.scale_attn_by_inverse_layer_idx {
+            scale /= (index + 1) as f64;
+        }
+        Self {
+            ln_1: config.layer_norm(draw.device),
+            attn: Attention {
+                c_attn: draw.linear(width, 3 * width, std),
+                c_proj: draw.linear(width, width, residual),
+                heads: config.n_head,
+                scale,
+            },
+            ln_2: config.layer_norm(draw.device),
+            mlp: Mlp {
+                c_fc: draw.linear(width, inner, std),
+                c_proj: draw.linear(inner, width, residual),
+                activation: config.activation_function,
+            },
+        }
+    }
+
+    /// `[batch * length, width]` to the same.
+    fn forward(&self, x: Tensor<2>, bias: &Tensor<4>) -> Tensor<2> {
+        let x = x.clone() + self.attn.forward(self.ln_1.forward(x), bias);
+        x.clone() + self.mlp.forward(self.ln_2.forward(x))
+    }
+}
+
+#[derive(Module, Debug)]
+struct Attention {
+    c_attn: Linear,
+    c_proj: Linear,
+    #[module(skip)]
+    heads: usize,
+    #[module(skip)]
+    scale: f64,
+}
+
+impl Attention {
+    fn forward(&self, x: Tensor<2>, bias: &Tensor<4>) -> Tensor<2> {
+        let [rows, width] = x.dims();
+        let [batch, _, length, _] = bias.dims();
+        let qkv = self.c_attn.forward(x);
+        let heads = |part: usize| {
+            qkv.clone()
+                .slice([0..rows, part * width..(part + 1) * width])
+                .reshape([batch, length, self.heads, width / self.heads])
+                .swap_dims(1, 2)
+        };
+        let mixed = attention(heads(0), heads(1), heads(2), bias, self.scale);
+        self.c_proj
+            .forward(mixed.swap_dims(1, 2).reshape([rows, width]))
+    }
+}
+
+#[derive(Module, Debug)]
+struct Mlp {
+    c_fc: Linear,
+    c_proj: Linear,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl Mlp {
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.c_proj
+            .forward(self.activation.forward(self.c_fc.forward(x)))
+    }
+}
+
+/// Random parameters: each has a seed of its own, so that its values do not depend on when, or whether, others are drawn.
+struct Draw<'a> {
+    seeds: Xoshiro256PlusPlus,
+    device: &'a Device,
+}
+
+impl Draw<'_> {
+    fn embedding(&mut self, count: usize, width: usize, std: f64) -> Embedding {
+        Embedding {
+            weight: self.normal([count, width], std),
+        }
+    }
+
+    fn linear(&mut self, input: usize, output: usize, std: f64) -> Linear {
+        Linear {
+            weight: self.normal([input, output], std),
+            bias: Some(self.parameter([output], |len| vec![0.0; len])),
+        }
+    }
+
+    fn normal<const D: usize>(&mut self, shape: [usize; D], std: f64) -> Param<Tensor<D>> {
+        let seed = self.seeds.random();
+        self.parameter(shape, move |len| normals(seed, std, len))
+    }
+
+    fn parameter<const D: usize>(
+        &self,
+        shape: [usize; D],
+        values: impl Fn(usize) -> Vec<f32> + Send + Sync + 'static,
+    ) -> Param<Tensor<D>> {
+        let init = move |device: &Device, train| {
+            let data = TensorData::new(values(shape.iter().product()), shape);
+            Tensor::from_data(data, device).set_require_grad(train)
+        };
+        Param::uninitialized(
+            ParamId::new(),
+            init,
+            self.device.clone(),
+            true,
+            shape.into(),
+        )
+    }
+}
+
+/// Normal numbers by Box and Muller's method.
+fn normals(seed: u64, std: f64, len: usize) -> Vec<f32> {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let mut values = Vec::with_capacity(len + 1);
+    while values.len() < len {
+        // 1 - [0, 1) is never 0, so that its logarithm is finite.
+        let radius = std * (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+        let (sin, cos) = (std::f64::consts::TAU * rng.random::<f64>()).sin_cos();
+        values.extend([(radius * cos) as f32, (radius * sin) as f32]);
+    }
+    values.truncate(len);
+    values
+}
+
+const NAMING: Naming = Naming {
+    checkpoint: |path| match path.strip_prefix("lm_head") {
+        Some(_) => path.to_owned(),
+        None => format!("transformer.{}", path.replacen("blocks.", "h.", 1)),
+    },
+    // Both `transformer.wte.weight` and `wte.weight` exist on the Hub. `attn.bias` and `attn.masked_bias` are the causal
+    // mask, not parameters.
+    stored: |name| {
+        if name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") {
+            None
+        } else if name.starts_with("transformer.") || name.starts_with("lm_head.") {
+            Some(name.to_owned())
+        } else {
+            Some(format!("transformer.{name}"))
+        }
+    },
+    spare: &["lm_head.weight"],
+};

@@ -1,0 +1,122 @@
+//! The loss of a language model: a token's, a sample's.
+
+use burn::tensor::{Bool, Int, Tensor, TensorData};
+
+use super::attention::widened;
+
+/// The negative log-likelihood of each label given the tokens before it, in nats.
+///
+/// The label at position t is predicted from the logits at t - 1, so that there is one loss fewer than there are tokens;
+/// the loss is 0 where the label is negative (-100: padding, a prompt). Labels must be below the size of the vocabulary.
+///
+/// # Shapes
+/// - `logits` `[batch, length, vocabulary]`
+/// - `labels` `[batch, length]`
+/// - result `[batch, length - 1]`
+pub fn token_losses(logits: Tensor<3>, labels: Tensor<2, Int>) -> Tensor<2> {
+    let [batch, length, _] = logits.dims();
+    if length < 2 {
+        return Tensor::zeros([batch, 0], &logits.device());
+    }
+    // Labels move to the left, with nothing after the last one, rather than the logits to the right: cutting the last
+    // row off the logits would copy them, forward and backward.
+    let shifted = labels.slice([0..batch, 1..length]);
+    let nothing = shifted.clone().slice([0..batch, 0..1]) * 0;
+    let targets = Tensor::cat(vec![shifted.clone(), nothing], 1);
+
+    let logits = widened(logits);
+    let highest = logits.clone().detach().max_dim(2);
+    let logits = logits - highest;
+    let target = logits
+        .clone()
+        .gather(2, targets.clamp_min(0).reshape([batch, length, 1]));
+    let total = logits.exp().sum_dim(2).log();
+    (total - target)
+        .reshape([batch, length])
+        .slice([0..batch, 0..length - 1])
+        .mask_fill(ignored(shifted), 0.0)
+}
+
+/// The mean loss over the label tokens of each sample, never over its padding; 0 for a sample without labels.
+///
+/// # Shapes
+/// - `token_losses` `[batch, length - 1]`, see [`token_losses`]
+/// - `labels` `[batch, length]`, not shifted
+/// - result `[batch]`
+pub fn sample_losses(token_losses: Tensor<2>, labels: Tensor<2, Int>) -> Tensor<1> {
+    let [batch, length] = labels.dims();
+    if length < 2 {
+        return Tensor::zeros([batch], &token_losses.device());
+    }
+    let shifted = labels.slice([0..batch, 1..length]);
+    let count = ignored(shifted).bool_not().float().sum_dim(1).clamp_min(1.0);
+    (token_losses.sum_dim(1) / count).reshape([batch])
+}
+
+fn ignored(labels: Tensor<2, Int>) -> Tensor<2, Bool> {
+    labels.lower_elem(0)
+}
+
+/// The positions of a batch that predict a label, and how their losses make up those of the samples.
+pub(super) struct Targets {
+    /// Rows of the flattened batch that predict a label.
+    rows: Vec<i64>,
+    /// The label that each row predicts.
+    labels: Vec<i64>,
+    /// Matrix `[samples, rows]` of the mean over each sample's rows.
+    means: Vec<f32>,
+    samples: usize,
+}
+
+impl Targets {
+    /// Reads the labels `[batch, length]`, which are not shifted.
+    pub fn of(labels: &Tensor<2, Int>) -> Self {
+        let [samples, length] = labels.dims();
+        let values: Vec<i64> = labels.to_data().iter::<i64>().collect();
+        let (mut rows, mut targets, mut owners) = (Vec::new(), Vec::new(), Vec::new());
+        let mut counts = vec![0_usize; samples];
+        for (sample, labels) in values.chunks(length.max(1)).enumerate() {
+            for (position, &label) in labels.iter().enumerate().skip(1) {
+                if label >= 0 {
+                    rows.push((sample * length + position - 1) as i64);
+                    targets.push(label);
+                    owners.push(sample);
+                    counts[sample] += 1;
+                }
+            }
+        }
+        let mut means = vec![0.0; samples * rows.len()];
+        for (row, &sample) in owners.iter().enumerate() {
+            means[sample * rows.len() + row] = 1.0 / counts[sample] as f32;
+        }
+        Self {
+            rows,
+            labels: targets,
+            means,
+            samples,
+        }
+    }
+
+    /// The loss of each sample from the hidden states `[batch * length, width]` and the output head, which maps
+    /// `[rows, width]` to `[rows, vocabulary]`.
+    pub fn sample_losses(
+        self,
+        hidden: Tensor<2>,
+        head: impl FnOnce(Tensor<2>) -> Tensor<2>,
+    ) -> Tensor<1> {
+        let device = hidden.device();
+        let count = self.rows.len();
+        if count == 0 {
+            return Tensor::zeros([self.samples], &device);
+        }
+        let rows = Tensor::from_data(self.rows.as_slice(), &device);
+        let logits = widened(head(hidden.select(0, rows)));
+        let highest = logits.clone().detach().max_dim(1);
+        let logits = logits - highest;
+        let labels = TensorData::new(self.labels, [count, 1]);
+        let target = logits.clone().gather(1, Tensor::from_data(labels, &device));
+        let total = logits.exp().sum_dim(1).log();
+        let means = Tensor::from_data(TensorData::new(self.means, [self.samples, count]), &device);
+        means.matmul(total - target).reshape([self.samples])
+    }
+}

@@ -1,0 +1,190 @@
+//! A safetensors file on disk, read and written one tensor at a time.
+//!
+//! Nothing is mapped into memory: plain reads need no unsafe code, and cost no more than the tensor that is being read.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{BufWriter, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::{TensorData, f16};
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorInfo},
+};
+
+use crate::error::{Error, Result};
+
+/// The format's own limit on the size of a header, so that a damaged length does not claim all memory.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Bytes converted at once; a multiple of every element's size.
+const CHUNK: usize = 1 << 16;
+
+/// An open file whose header has been read and agrees with the file's size.
+pub(super) struct Reader {
+    path: PathBuf,
+    file: File,
+    data: u64,
+    metadata: Metadata,
+}
+
+impl Reader {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let io = |e| Error::io(path, e);
+        let damaged = |what: String| {
+            let message =
+                format!("not a complete safetensors file: {what}; copy or download it again");
+            Error::file(path, message)
+        };
+        let mut file = File::open(path).map_err(io)?;
+        let size = file.metadata().map_err(io)?.len();
+        let mut length = [0; 8];
+        if size < length.len() as u64 {
+            return Err(damaged(format!("it has {size} bytes")));
+        }
+        file.read_exact(&mut length).map_err(io)?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER.min(size - 8) {
+            return Err(damaged(format!(
+                "its header claims {length} bytes, the file has {size}"
+            )));
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header).map_err(io)?;
+        let metadata: Metadata =
+            serde_json::from_slice(&header).map_err(|e| damaged(format!("header: {e}")))?;
+        let data = 8 + length;
+        let claimed = data.saturating_add(metadata.data_len() as u64);
+        if claimed != size {
+            return Err(damaged(format!(
+                "its tensors end at byte {claimed}, the file has {size}"
+            )));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            data,
+            metadata,
+        })
+    }
+
+    /// Names and shapes, in the order of the file.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (String, &[usize])> {
+        let shape = |name: String| {
+            let shape = self.metadata.info(&name)?.shape.as_slice();
+            Some((name, shape))
+        };
+        self.metadata.offset_keys().into_iter().filter_map(shape)
+    }
+
+    /// Reads one tensor as float32, whichever floating type it is stored in.
+    ///
+    /// # Errors
+    /// A type that is not a float, a value that is not finite, or a failed read.
+    pub(super) fn read(&mut self, name: &str) -> Result<TensorData> {
+        let fail = |message: String| Error::file(&self.path, format!("tensor `{name}` {message}"));
+        let Some(info) = self.metadata.info(name) else {
+            return Err(fail("is not in the file".to_owned()));
+        };
+        let (width, convert): (usize, fn(&[u8]) -> f32) = match info.dtype {
+            Dtype::F32 => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            Dtype::F16 => (2, |b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
+            // bfloat16 is the upper half of a float32.
+            Dtype::BF16 => (2, |b| f32::from_le_bytes([0, 0, b[0], b[1]])),
+            other => {
+                return Err(fail(format!(
+                    "is stored as {other}, but must be F32, F16 or BF16; convert the checkpoint"
+                )));
+            }
+        };
+        let (start, end) = info.data_offsets;
+        let mut bytes = end - start;
+        let mut values = Vec::with_capacity(bytes / width);
+        let mut buffer = vec![0; CHUNK.min(bytes)];
+        let io = |e| Error::io(&self.path, e);
+        self.file
+            .seek(SeekFrom::Start(self.data + start as u64))
+            .map_err(io)?;
+        while bytes > 0 {
+            let part = &mut buffer[..CHUNK.min(bytes)];
+            self.file.read_exact(part).map_err(io)?;
+            values.extend(part.chunks_exact(width).map(convert));
+            bytes -= part.len();
+        }
+        if let Some(value) = values.iter().find(|v| !v.is_finite()) {
+            return Err(fail(format!(
+                "holds {value}; a checkpoint with values that are not finite cannot be used"
+            )));
+        }
+        Ok(TensorData::new(values, info.shape.clone()))
+    }
+}
+
+/// A file that is being written: header first, then the tensors in the order in which it names them.
+pub(super) struct Writer {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Writer {
+    /// Creates the file and writes the header for float32 tensors of these names and shapes.
+    pub(super) fn create(path: &Path, tensors: &[(String, Vec<usize>)]) -> Result<Self> {
+        let mut offset = 0;
+        let infos = tensors.iter().map(|(name, shape)| {
+            let start = offset;
+            offset += 4 * shape.iter().product::<usize>();
+            let info = TensorInfo {
+                dtype: Dtype::F32,
+                shape: shape.clone(),
+                data_offsets: (start, offset),
+            };
+            (name.clone(), info)
+        });
+        // transformers refuses a file that does not say which framework it is for.
+        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let metadata = Metadata::new(Some(format.into_iter().collect()), infos.collect())
+            .map_err(|e| Error::file(path, e))?;
+        let mut header = serde_json::to_vec(&metadata).map_err(|e| Error::file(path, e))?;
+        header.resize(header.len().next_multiple_of(8), b' ');
+
+        let file = File::create(path).map_err(|e| Error::io(path, e))?;
+        let mut writer = Self {
+            path: path.to_owned(),
+            file: BufWriter::new(file),
+        };
+        writer.put(&(header.len() as u64).to_le_bytes())?;
+        writer.put(&header)?;
+        Ok(writer)
+    }
+
+    /// Writes the next tensor.
+    pub(super) fn write(&mut self, tensor: TensorData) -> Result<()> {
+        let tensor = tensor.convert::<f32>();
+        let values = tensor
+            .as_slice::<f32>()
+            .map_err(|e| Error::file(&self.path, format!("{e:?}")))?;
+        let mut bytes = Vec::with_capacity(CHUNK);
+        for part in values.chunks(CHUNK / 4) {
+            bytes.clear();
+            bytes.extend(part.iter().flat_map(|v| v.to_le_bytes()));
+            self.put(&bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Hands everything to the disk.
+    pub(super) fn finish(self) -> Result<()> {
+        let io = |e| Error::io(&self.path, e);
+        let file = self.file.into_inner().map_err(|e| io(e.into_error()))?;
+        file.sync_all().map_err(io)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file
+            .write_all(bytes)
+            .map_err(|e| Error::io(&self.path, e))
+    }
+}
