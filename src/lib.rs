@@ -12,6 +12,8 @@
 
 pub use burn;
 
+#[cfg(feature = "llm")]
+pub mod data;
 mod error;
 
 pub use error::{Error, Result};
