@@ -3,7 +3,7 @@
 //! # The border between prompt and response
 //!
 //! A prompt and its response are one text, and a tokenizer may want one token for the end of the one and the start of
-//! the other (`:` and `)` become `:)`). Three ways are common, and two of them go wrong:
+//! the other (`:` and `)` become `:)`). Three ways are common, and each goes wrong somewhere:
 //!
 //! * Tokenizing the prompt alone and masking as many tokens of the whole text is off by one at such a token, and off by
 //!   all special tokens where the two calls do not add the same.
