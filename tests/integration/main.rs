@@ -6,6 +6,12 @@ mod closed_forms;
 #[cfg(feature = "llm")]
 #[path = "../../examples/check_model/compare.rs"]
 mod compare;
+#[cfg(feature = "llm")]
+mod data_corpus;
+#[cfg(feature = "llm")]
+mod data_records;
+#[cfg(feature = "llm")]
+mod data_tokens;
 mod device;
 #[cfg(feature = "llm")]
 mod gpt2;
