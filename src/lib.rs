@@ -1,4 +1,76 @@
-//! A first-order bilevel optimiser on Burn (work in progress).
+//! A first-order bilevel optimizer on [Burn](https://burn.dev), and on top of it ScaleBiO: learning how much
+//! each source of a language model's training data should count, so that the model trained on the mix does best
+//! on a validation set.
+//!
+//! # The problem
+//!
+//! ```text
+//! min over x of F(x, w*(x))    where    w*(x) = argmin over w of G(x, w)
+//! ```
+//!
+//! `F` is the upper objective (`L1` in the paper), `G` the lower objective (`L2`); `x` and `w` are any Burn modules.
+//! The method needs first derivatives only: an auxiliary copy `u` of `w` follows `argmin G(x, .)`, `w` minimizes
+//! `F + alpha G`, and `x` descends `F + alpha (G(x, w) - G(x, u))`, one update of each a step.
+//!
+//! # Bring your own two losses
+//!
+//! ```
+//! use burn::{module::Param, tensor::{Device, Tensor}};
+//! use scalebio::{Bilevel, ScaleBio, Update};
+//!
+//! type Vector = Param<Tensor<1>>;
+//!
+//! fn main() -> scalebio::Result<()> {
+//!     let device = Device::flex().autodiff();
+//!     // min_x |w*(x) - 3|^2  subject to  w*(x) = argmin_w |w - x|^2.  Solution: x = w = 3.
+//!     let problem = Bilevel {
+//!         upper: |_: &Vector, w: &Vector| (w.val() - 3.0).square().sum(),
+//!         lower: |x: &Vector, w: &Vector| (w.val() - x.val()).square().sum(),
+//!     };
+//!     let zeros = || Vector::from_data([0.0, 0.0], &device);
+//!     let mut run = ScaleBio::new(Update::sgd(0.1), Update::sgd(0.02)) // upper, lower
+//!         .penalty(10.0)
+//!         .start(problem, zeros(), zeros())?;
+//!     for step in run.by_ref().take(500) {
+//!         let step = step?;
+//!         if step.index() % 100 == 0 {
+//!             println!("{step}");
+//!         }
+//!     }
+//!     println!("x = {}", run.upper().val().into_data());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Objectives with data implement [`UpperObjective`] and [`LowerObjective`]: `sample` draws the micro-batches of
+//! a step, `loss` is the loss of one, and the step minimizes their sum.
+//!
+//! # Where things are
+//!
+//! | | |
+//! |---|---|
+//! | [`ScaleBio`], [`Update`], [`Schedule`], [`Penalty`] | hyper-parameters |
+//! | [`Run`], [`Step`], [`Solution`] | the run, an iterator over its steps |
+//! | [`LayerSampler`], [`AllLayers`], [`Lisa`] | which layers train at which step |
+//! | [`reweight`] | source weights over any model with a loss a sample |
+//! | `models`, `data`, `train` (feature `llm`) | language models, text, whole runs with their files |
+//! | [`device`] | devices by name, as on a command line |
+//!
+//! # Features
+//!
+//! * `flex` (default): the CPU device that Burn recommends; pure Rust. Nothing runs without some device.
+//! * `llm` (default): language models, tokenizers, text and training. Adds `tokenizers`, `safetensors`, `serde_json`.
+//!   Without it the crate is the solver and the source weights.
+//! * `ndarray`: Burn's older CPU device. `wgpu`, `vulkan`, `metal`, `webgpu`, `cuda`: GPUs.
+//!
+//! # Scope
+//!
+//! Not for inference at scale, not for training from scratch on clusters, not a general trainer: only what it takes
+//! to solve bilevel problems with first derivatives and to learn data weights with them.
+//!
+//! # Reference
+//!
+//! Pan et al., *ScaleBiO: Scalable Bilevel Optimization for LLM Data Reweighting*, ACL 2025, arXiv 2406.19976.
 
 #![deny(missing_docs)]
 #![warn(
@@ -32,3 +104,7 @@ pub use error::{Error, Result};
 pub use problem::{Bilevel, Gradients, LowerObjective, UpperObjective};
 pub use sampler::{ActiveLayers, AllLayers, LayerSampler, Lisa};
 pub use solver::{Moments, Penalty, PerVariable, Run, ScaleBio, Schedule, Solution, Step, Update};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,46 @@
+//! The GPU path, on Mesa's software device (docs/architecture.md says how to install it). Skips with a message
+//! where there is none.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use scalebio::{Bilevel, ScaleBio, Update};
+
+use crate::zoo::Vector;
+
+fn software_gpu() -> Option<Device> {
+    match scalebio::device("wgpu:cpu") {
+        Ok(device) => Some(device),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn gpu_solves_the_quadratic() {
+    let Some(device) = software_gpu() else { return };
+    let device = device.autodiff();
+    let problem = Bilevel {
+        upper: |_: &Vector, w: &Vector| (w.val() - 3.0).square().sum(),
+        lower: |x: &Vector, w: &Vector| (w.val() - x.val()).square().sum(),
+    };
+    let zeros = || Vector::from_data([0.0, 0.0], &device);
+    let solution = ScaleBio::new(Update::sgd(0.1), Update::sgd(0.02))
+        .solve(problem, zeros(), zeros(), 500)
+        .unwrap();
+    for x in solution.upper.val().into_data().iter::<f64>() {
+        assert!((x - 3.0).abs() < 1e-3, "{x}");
+    }
+}
+
+#[test]
+#[cfg(feature = "llm")]
+fn gpu_runs_gpt2_as_transformers_does() {
+    let Some(device) = software_gpu() else { return };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf/gpt2");
+    let expected = folder.join("expected.safetensors");
+    let report = crate::compare::compare(&folder, &expected, &device).unwrap();
+    assert!(report.within(1e-3), "{report:?}");
+}

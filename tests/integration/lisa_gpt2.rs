@@ -1,0 +1,167 @@
+//! LISA on language models: the numbers of the paper, and what its promise means for GPT-2.
+
+use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
+use burn::tensor::{Device, Tensor};
+use scalebio::data::{Sample, Source};
+use scalebio::models::{Gpt2, Gpt2Config};
+use scalebio::reweight::{self, Draws, SourceWeights, TokenSources, Validation, WeightedSources};
+use scalebio::{LayerSampler, Lisa, Run, ScaleBio, Update};
+
+const BLOCKS: usize = 5;
+
+/// Every parameter with its path.
+#[derive(Default)]
+struct Walk {
+    path: Vec<String>,
+    sizes: Vec<(String, usize)>,
+    bits: Vec<(String, Vec<u32>)>,
+    read: bool,
+}
+
+impl ModuleVisitor for Walk {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.path.join(".");
+        self.sizes.push((path.clone(), param.lazy_shape().num_elements()));
+        if self.read {
+            let values = param.val().into_data();
+            self.bits.push((path, values.iter::<f32>().map(f32::to_bits).collect()));
+        }
+    }
+}
+
+fn bits(model: &Gpt2) -> Vec<(String, Vec<u32>)> {
+    let mut walk = Walk { read: true, ..Walk::default() };
+    model.visit(&mut walk);
+    walk.bits
+}
+
+fn trainable(model: &Gpt2, group: &ParamGroup) -> usize {
+    let mut walk = Walk::default();
+    model.visit(&mut walk);
+    let id = burn::module::ParamId::new();
+    walk.sizes
+        .iter()
+        .filter(|(path, _)| group.matches(&id, Some(path)))
+        .map(|(_, size)| size)
+        .sum()
+}
+
+/// Block of a parameter at `path`; `None` for embeddings and final norm.
+fn block_of(path: &str) -> Option<usize> {
+    path.strip_prefix("blocks.")?.split('.').next()?.parse().ok()
+}
+
+fn small() -> Gpt2 {
+    let device = Device::flex().autodiff();
+    Gpt2Config::new(20, 8, 8, BLOCKS, 2).init(3, &device).unwrap()
+}
+
+fn source(name: &str, step: u32) -> Source {
+    let sample = |start: u32| Sample {
+        ids: (0..8).map(|i| (start + i * step) % 20).collect(),
+        learned: vec![true; 8],
+    };
+    Source {
+        name: name.to_owned(),
+        path: name.into(),
+        samples: (0..16).map(sample).collect(),
+        records: 16,
+        skipped: 0,
+    }
+}
+
+type LanguageRun =
+    Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, Gpt2>;
+
+fn start(method: ScaleBio, model: Gpt2) -> LanguageRun {
+    let training = TokenSources::new(vec![source("ones", 1), source("threes", 3)]);
+    let validation = TokenSources::new(vec![source("val", 1)]);
+    let problem = reweight::problem(Draws::new(training, 4), Draws::new(validation, 4).seed(1));
+    let weights = SourceWeights::uniform(["ones", "threes"], &model.device()).unwrap();
+    method.start(problem.unwrap(), weights, model).unwrap()
+}
+
+fn adamw() -> ScaleBio {
+    ScaleBio::new(Update::adamw(1e-2), Update::adamw(1e-3))
+}
+
+fn take(run: &mut LanguageRun, steps: usize) {
+    run.by_ref().take(steps).for_each(|step| drop(step.unwrap()));
+}
+
+#[test]
+fn lisa_trains_53_561_088_of_124_439_808_parameters_of_gpt2() {
+    let model = Gpt2Config::default().init(0, &Device::flex()).unwrap();
+    assert_eq!(model.num_params(), 124_439_808);
+    let mut lisa = Lisa::over(&model, "blocks").unwrap().active(2);
+    let active = lisa.sample(0).unwrap();
+    assert_eq!(trainable(&model, &active.lower), 53_561_088);
+    assert_eq!(trainable(&model, &active.auxiliary), 53_561_088);
+}
+
+#[test]
+fn blocks_outside_the_active_set_stand_still_over_a_period_and_every_block_gets_its_turn() {
+    let (active, period) = (2, 3);
+    let model = small();
+    let lisa = Lisa::over(&model, "blocks").unwrap().active(active).period(period).seed(5);
+    let mut run = start(adamw().layers(lisa), model);
+    let mut drawn = [[false; BLOCKS]; 2];
+    for _ in 0..25 {
+        let before = [bits(run.lower()), bits(run.auxiliary())];
+        // Every step, so that a block that moved and came back would be seen too.
+        let mut moved = [[false; BLOCKS]; 2];
+        for _ in 0..period {
+            take(&mut run, 1);
+            let now = [bits(run.lower()), bits(run.auxiliary())];
+            for variable in 0..2 {
+                for ((path, a), (_, b)) in before[variable].iter().zip(&now[variable]) {
+                    if let Some(block) = block_of(path) {
+                        moved[variable][block] |= a != b;
+                    }
+                }
+            }
+        }
+        for variable in 0..2 {
+            assert_eq!(moved[variable].iter().filter(|moved| **moved).count(), active);
+            for (drawn, moved) in drawn[variable].iter_mut().zip(moved[variable]) {
+                *drawn |= moved;
+            }
+        }
+    }
+    assert_eq!(drawn, [[true; BLOCKS]; 2]);
+}
+
+#[test]
+fn moments_of_gpt2_stay_those_of_the_active_blocks_over_100_redraws() {
+    let model = small();
+    let lisa = Lisa::over(&model, "blocks").unwrap().active(2).period(1);
+    let mut counting = lisa.clone();
+    let active = trainable(&model, &counting.sample(0).unwrap().lower);
+    let mut run = start(adamw().layers(lisa), model);
+    for _ in 0..100 {
+        take(&mut run, 1);
+        // Two float32 moments a trainable parameter of w and of u, and of the two logits.
+        assert_eq!(run.moment_bytes(), 2 * 4 * (2 * active + 2));
+    }
+}
+
+#[test]
+fn gpt2_with_all_blocks_active_trains_as_without_lisa_bit_for_bit() {
+    let model = small();
+    let lisa = Lisa::over(&model, "blocks").unwrap().active(BLOCKS).period(2);
+    let mut with = start(adamw().layers(lisa), model);
+    let mut without = start(adamw(), small());
+    take(&mut with, 7);
+    take(&mut without, 7);
+    assert_eq!(bits(with.lower()), bits(without.lower()));
+    assert_eq!(bits(with.auxiliary()), bits(without.auxiliary()));
+    assert_eq!(with.upper().logit_values(), without.upper().logit_values());
+}
