@@ -172,11 +172,17 @@ impl Gradients {
             return Err(Error::NotDifferentiable);
         }
         let mut gradients = loss.backward();
+        let of_upper = GradientsParams::from_module(&mut gradients, upper);
+        let of_lower = GradientsParams::from_module(&mut gradients, lower);
+        // A detached parameter is a leaf of its own in Burn: tracked, but no gradient gets here.
+        if of_upper.is_empty() && of_lower.is_empty() {
+            return Err(Error::NotDifferentiable);
+        }
         Ok(Self {
             loss: loss.clone().into_scalar::<f64>(),
             parts: Vec::new(),
-            of_upper: GradientsParams::from_module(&mut gradients, upper),
-            of_lower: GradientsParams::from_module(&mut gradients, lower),
+            of_upper,
+            of_lower,
         })
     }
 }

@@ -31,7 +31,8 @@ pub(crate) fn total<X: Module, W: Module, B>(
 }
 
 /// The linear combination `sum_k c_k g_k`, in the order given. A parameter that a term has no entry
-/// for counts as zero there.
+/// for counts as zero there. Parameters that are frozen are left out, also if an objective gave them a
+/// gradient: they must not move, nor count in a norm.
 pub(crate) fn combine<M: Module>(
     module: &M,
     terms: Vec<(f64, GradientsParams)>,
@@ -51,6 +52,9 @@ struct Combination {
 
 impl ModuleVisitor for Combination {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !param.is_require_grad() {
+            return;
+        }
         let mut sum: Option<Tensor<D>> = None;
         for (factor, gradients) in &mut self.terms {
             let Some(mut gradient) = gradients.remove::<D>(param.id) else {

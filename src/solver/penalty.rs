@@ -45,7 +45,8 @@ impl Penalty {
 
     /// `tau^i` at step `step`: the factor of the penalty, and the divisor of the learning rates.
     pub(super) fn scale(&self, step: usize) -> f64 {
-        let stage = (step / self.steps_per_stage).min(self.stages - 1);
+        // Settings that `validate` refuses must not panic here: `at` is public.
+        let stage = (step / self.steps_per_stage.max(1)).min(self.stages.saturating_sub(1));
         self.growth.powf(stage as f64)
     }
 

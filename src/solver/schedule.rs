@@ -41,7 +41,8 @@ impl Schedule {
             Self::Constant => 1.0,
             Self::Cosine { warmup, .. } if step < warmup => (step + 1) as f64 / warmup as f64,
             Self::Cosine { steps, warmup } => {
-                0.5 * (1.0 + (PI * progress(step - warmup, steps - warmup)).cos())
+                let progress = progress(step - warmup, steps.saturating_sub(warmup));
+                0.5 * (1.0 + (PI * progress).cos())
             }
             Self::Linear { steps } => 1.0 - progress(step, steps),
             Self::Exponential { decay } => decay.powf(step as f64),

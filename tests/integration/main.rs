@@ -2,7 +2,21 @@
 //! through the public API.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod algebra;
+mod architecture;
+mod autotraits;
 mod closed_forms;
+mod device;
+mod downstream;
+mod failures;
+mod layers;
+mod moments;
+mod properties;
+mod reweighting;
+mod settings;
+mod solver;
+mod zoo;
+
 #[cfg(feature = "llm")]
 #[path = "../../examples/check_model/compare.rs"]
 mod compare;
@@ -12,13 +26,11 @@ mod data_corpus;
 mod data_records;
 #[cfg(feature = "llm")]
 mod data_tokens;
-mod device;
 #[cfg(feature = "llm")]
 mod gpt2;
-mod layers;
+#[cfg(all(feature = "llm", feature = "wgpu"))]
+mod gpu;
+#[cfg(feature = "llm")]
+mod lisa_gpt2;
 #[cfg(feature = "llm")]
 mod pretrained;
-mod properties;
-mod reweighting;
-mod solver;
-mod zoo;

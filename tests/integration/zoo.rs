@@ -1,9 +1,11 @@
 //! Problems with closed forms, in float64 on the CPU devices.
 
+use std::marker::PhantomData;
+
 use burn::module::Param;
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Tensor};
-use scalebio::Bilevel;
+use scalebio::{Bilevel, LowerObjective, Result, Run, UpperObjective};
 
 pub type Vector = Param<Tensor<1>>;
 
@@ -35,6 +37,73 @@ pub fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
         .zip(b)
         .map(|(a, b)| (a - b).abs())
         .fold(0.0, f64::max)
+}
+
+/// The bits of numbers: equal only if bit-identical, NaN included.
+pub fn bits(values: &[f64]) -> Vec<u64> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// Where a run of vectors stands: `x`, `w` and `u`.
+pub fn state<F, G>(run: &Run<F, G, Vector, Vector>) -> [Vec<f64>; 3]
+where
+    F: UpperObjective<Vector, Vector>,
+    G: LowerObjective<Vector, Vector>,
+{
+    [run.upper(), run.lower(), run.auxiliary()].map(|variable| values(variable.val()))
+}
+
+/// An objective over vectors, with a draw and a loss of the test's own.
+pub struct Drawn<B, S, L> {
+    draw: S,
+    loss: L,
+    batch: PhantomData<B>,
+}
+
+impl<B, S, L> Drawn<B, S, L>
+where
+    S: FnMut() -> Result<Vec<B>>,
+    L: Fn(&Vector, &Vector, &B) -> Tensor<1>,
+{
+    pub fn new(draw: S, loss: L) -> Self {
+        Self {
+            draw,
+            loss,
+            batch: PhantomData,
+        }
+    }
+}
+
+impl<B, S, L> UpperObjective<Vector, Vector> for Drawn<B, S, L>
+where
+    S: FnMut() -> Result<Vec<B>>,
+    L: Fn(&Vector, &Vector, &B) -> Tensor<1>,
+{
+    type Batch = B;
+
+    fn sample(&mut self) -> Result<Vec<B>> {
+        (self.draw)()
+    }
+
+    fn loss(&self, x: &Vector, w: &Vector, batch: &B) -> Tensor<1> {
+        (self.loss)(x, w, batch)
+    }
+}
+
+impl<B, S, L> LowerObjective<Vector, Vector> for Drawn<B, S, L>
+where
+    S: FnMut() -> Result<Vec<B>>,
+    L: Fn(&Vector, &Vector, &B) -> Tensor<1>,
+{
+    type Batch = B;
+
+    fn sample(&mut self) -> Result<Vec<B>> {
+        (self.draw)()
+    }
+
+    fn loss(&self, x: &Vector, w: &Vector, batch: &B) -> Tensor<1> {
+        (self.loss)(x, w, batch)
+    }
 }
 
 pub fn softmax_of(logits: &[f64]) -> Vec<f64> {
@@ -83,6 +152,53 @@ pub mod three_sources {
             upper: |_: &Vector, w: &Vector| upper_loss(&coordinates(w)),
             lower: |x: &Vector, w: &Vector| lower_loss(x.val(), &coordinates(w)),
         }
+    }
+}
+
+/// Two pairs of numbers, in which both objectives depend on `x` and `w`, are not separable in them, and
+/// the lower one is not quadratic:
+/// `L1 = sum 1/2 (w - t)^2 + .3 x w + .1 x^2`, `L2 = sum 1/2 h (w - a x)^2 + .1 w^2 x`.
+pub mod coupled {
+    use super::*;
+
+    pub const T: [f64; 2] = [1.0, -2.0];
+    pub const H: [f64; 2] = [1.5, 0.7];
+    pub const A: [f64; 2] = [0.8, -1.2];
+    pub const X: [f64; 2] = [0.4, -0.3];
+    pub const W: [f64; 2] = [0.5, 0.9];
+
+    /// A constant with the device and the float type of `tensor`.
+    fn like(values: &[f64], tensor: &Tensor<1>) -> Tensor<1> {
+        Tensor::from_data(values, (&tensor.device(), tensor.dtype()))
+    }
+
+    pub fn upper_loss(x: &Vector, w: &Vector) -> Tensor<1> {
+        let (x, w) = (x.val(), w.val());
+        let t = like(&T, &w);
+        ((w.clone() - t).square() * 0.5 + x.clone() * w * 0.3 + x.square() * 0.1).sum()
+    }
+
+    pub fn lower_loss(x: &Vector, w: &Vector) -> Tensor<1> {
+        let (x, w) = (x.val(), w.val());
+        let (a, h) = (like(&A, &w), like(&H, &w));
+        let fit = (w.clone() - a * x.clone()).square() * h * 0.5;
+        (fit + w.square() * x * 0.1).sum()
+    }
+
+    /// `c L1` above `L2`.
+    pub fn scaled(
+        c: f64,
+    ) -> Bilevel<impl Fn(&Vector, &Vector) -> Tensor<1>, impl Fn(&Vector, &Vector) -> Tensor<1>>
+    {
+        Bilevel {
+            upper: move |x: &Vector, w: &Vector| upper_loss(x, w) * c,
+            lower: lower_loss,
+        }
+    }
+
+    pub fn problem()
+    -> Bilevel<impl Fn(&Vector, &Vector) -> Tensor<1>, impl Fn(&Vector, &Vector) -> Tensor<1>> {
+        scaled(1.0)
     }
 }
 

@@ -1,0 +1,47 @@
+//! What is public can be sent to another thread, and shared with one where it has no tape or sampler.
+
+use scalebio::reweight::{
+    Draws, Pick, Sampling, SourceWeights, Validation, WeightedBatch, WeightedSources,
+};
+use scalebio::{
+    ActiveLayers, AllLayers, Bilevel, Error, Gradients, Lisa, Moments, Penalty, PerVariable, Run,
+    ScaleBio, Schedule, Solution, Step, Update,
+};
+
+use crate::zoo::Vector;
+use crate::zoo::samples::Points;
+
+type Objective = fn(&Vector, &Vector) -> burn::tensor::Tensor<1>;
+
+fn send<T: Send>() {}
+
+fn send_and_sync<T: Send + Sync>() {}
+
+#[test]
+fn public_types_are_send_and_where_possible_sync() {
+    // A tape, moments of an optimizer and a sampler of the user's are at home on one thread at a time.
+    send::<Gradients>();
+    send::<Run<Objective, Objective, Vector, Vector>>();
+    send::<ScaleBio>();
+
+    send_and_sync::<ActiveLayers>();
+    send_and_sync::<AllLayers>();
+    send_and_sync::<Bilevel<Objective, Objective>>();
+    send_and_sync::<Draws<Points>>();
+    send_and_sync::<Error>();
+    send_and_sync::<Lisa>();
+    send_and_sync::<Moments>();
+    send_and_sync::<Penalty>();
+    send_and_sync::<PerVariable>();
+    send_and_sync::<Pick>();
+    send_and_sync::<Sampling>();
+    send_and_sync::<Schedule>();
+    send_and_sync::<Solution<Vec<f64>, Vec<f64>>>();
+    send_and_sync::<Step>();
+    send_and_sync::<Update>();
+    send_and_sync::<Validation<Points>>();
+    send_and_sync::<WeightedBatch<Vec<f64>>>();
+    send_and_sync::<WeightedSources<Points>>();
+    send::<Solution<Vector, Vector>>();
+    send::<SourceWeights>();
+}
