@@ -41,3 +41,33 @@ fn gelu_new<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let gate = activation::sigmoid(factor * x.clone());
     gate * x
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn names_and_values_are_those_of_transformers() {
+        // torch.nn.functional.gelu(x, approximate="tanh"), gelu(x), relu(x), silu(x) at -1.5 and 0.7.
+        let cases = [
+            ("gelu_new", [-0.100_428_42, 0.530_570_13]),
+            ("gelu_pytorch_tanh", [-0.100_428_42, 0.530_570_13]),
+            ("gelu", [-0.100_210_8, 0.530_625_5]),
+            ("relu", [0.0, 0.7]),
+            ("silu", [-0.273_638_4, 0.467_731_46]),
+            ("swish", [-0.273_638_4, 0.467_731_46]),
+        ];
+        for (name, expected) in cases {
+            let activation: Activation = serde_json::from_value(name.into()).unwrap();
+            let x = Tensor::<1>::from_data([-1.5f32, 0.7], &Device::flex());
+            let found: Vec<f32> = activation.forward(x).into_data().try_into_vec().unwrap();
+            for (a, b) in found.iter().zip(expected) {
+                assert!((a - b).abs() < 1e-6, "{name}: {found:?}");
+            }
+        }
+    }
+}
