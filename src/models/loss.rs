@@ -30,8 +30,7 @@ pub fn token_losses(logits: Tensor<3>, labels: Tensor<2, Int>) -> Tensor<2> {
     let target = logits
         .clone()
         .gather(2, targets.clamp_min(0).reshape([batch, length, 1]));
-    let total = logits.exp().sum_dim(2).log();
-    (total - target)
+    (logits.exp().sum_dim(2).log() - target)
         .reshape([batch, length])
         .slice([0..batch, 0..length - 1])
         .mask_fill(ignored(shifted), 0.0)

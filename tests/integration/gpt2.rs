@@ -58,12 +58,28 @@ fn losses(model: &Gpt2, rows: &[Vec<i64>], length: usize) -> Vec<f32> {
 
 #[test]
 fn gpt2_agrees_with_transformers() {
-    let report = compare(Path::new(FIXTURE), &expected(), &Device::flex()).unwrap();
-    assert!(report.within(1e-4), "{report:?}");
-    assert_eq!(
-        (report.architecture.as_str(), report.parameters),
-        ("gpt2", 43_328)
-    );
+    #[allow(deprecated)] // The second CPU device.
+    let devices = [
+        Device::flex(),
+        Device::ndarray(),
+        Device::flex().autodiff().gradient_checkpointing(),
+    ];
+    for device in devices {
+        let report = compare(Path::new(FIXTURE), &expected(), &device).unwrap();
+        assert!(report.within(1e-5), "{device:?}: {report:?}");
+        assert_eq!(report.parameters, 43_328);
+    }
+}
+
+#[test]
+fn a_model_without_autodiff_computes_the_same() {
+    let device = Device::flex().autodiff();
+    let model = Gpt2::pretrained(FIXTURE, &device).unwrap();
+    let ids = ints(&[[1, 2, 3, 4, 5, 6]], &device);
+    let (plain, mask) = (ids.clone().inner(), ids.ones_like());
+    let a = floats(model.logits(ids, mask.clone()));
+    let b = floats(model.valid().logits(plain, mask.inner()));
+    assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5));
 }
 
 #[test]
@@ -167,7 +183,7 @@ fn random_weights_have_gpt2s_spread() {
         let (count, sum) = values
             .clone()
             .fold((0.0, 0.0), |(n, s), v| (n + 1.0, s + v * v));
-        (sum / count as f64).sqrt()
+        (sum / count).sqrt()
     };
     let near = |name: &str, std: f64| {
         assert!(
