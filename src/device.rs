@@ -136,10 +136,7 @@ mod gpu {
                 if found.contains(&software) {
                     return Ok(software);
                 }
-                let message = format!(
-                    "no software adapter among {} found; {INSTALL}",
-                    found.len()
-                );
+                let message = format!("no software adapter among {} found; {INSTALL}", found.len());
                 Err(unusable(name, message))
             }
             Some(index) => nth(name, index, found, INSTALL),

@@ -60,7 +60,7 @@ pub fn compare(dir: &Path, expected: &Path, device: &Device) -> Result<Report> {
     Ok(Report {
         architecture: "gpt2".to_owned(),
         parameters: model.num_params(),
-        max_abs_logit_error: logit_error(logits, &mask, &floats(&file.tensor("logits")?)?)?,
+        max_abs_logit_error: logit_error(logits, mask, &floats(&file.tensor("logits")?)?)?,
         max_abs_nll_error: largest_difference(
             &values(losses)?,
             &floats(&file.tensor("token_nll")?)?,
@@ -71,13 +71,24 @@ pub fn compare(dir: &Path, expected: &Path, device: &Device) -> Result<Report> {
 }
 
 /// Only where the mask is 1: elsewhere logits have no meaning.
-fn logit_error(logits: Tensor<3>, mask: &Tensor<2, Int>, expected: &[f32]) -> Result<f64> {
-    let [batch, length, vocabulary] = logits.dims();
-    let shown = mask.clone().float().reshape([batch, length, 1]);
-    let ours = values(logits * shown.clone())?;
-    let shown = values(shown.expand([batch, length, vocabulary]))?;
-    let expected: Vec<f32> = expected.iter().zip(&shown).map(|(e, s)| e * s).collect();
-    largest_difference(&ours, &expected)
+fn logit_error(logits: Tensor<3>, mask: Tensor<2, Int>, expected: &[f32]) -> Result<f64> {
+    let [_, _, vocabulary] = logits.dims();
+    let ours = values(logits)?;
+    let mask = mask
+        .into_data()
+        .try_cast_as::<i64>()?
+        .try_into_vec::<i64>()?;
+    let shown = |all: &[f32]| -> Vec<f32> {
+        let rows = all.chunks(vocabulary).zip(&mask);
+        rows.filter(|(_, m)| **m == 1)
+            .flat_map(|(row, _)| row)
+            .copied()
+            .collect()
+    };
+    if ours.len() != expected.len() {
+        return largest_difference(&ours, expected);
+    }
+    largest_difference(&shown(&ours), &shown(expected))
 }
 
 /// The largest `max |a - b| / max |b|` over the gradients, and the name of the gradient that has it.
@@ -91,11 +102,16 @@ fn worst_gradient(
             continue;
         }
         let Some(ours) = gradients.remove(name) else {
-            return Err(format!("`{name}` is expected, but the model has no such parameter").into());
+            return Err(
+                format!("`{name}` is expected, but the model has no such parameter").into(),
+            );
         };
-        let ours = ours.ok_or(format!("`{name}` is expected, but the loss does not reach it"))?;
+        let ours = ours.ok_or(format!(
+            "`{name}` is expected, but the loss does not reach it"
+        ))?;
         let expected = floats(&tensor)?;
-        let difference = largest_difference(&ours, &expected).map_err(|e| format!("{name}: {e}"))?;
+        let difference =
+            largest_difference(&ours, &expected).map_err(|e| format!("{name}: {e}"))?;
         let error = match difference {
             0.0 => 0.0, // Also where the reference is 0 throughout.
             difference => difference / largest(expected.iter().map(|v| f64::from(v.abs()))),
@@ -116,7 +132,9 @@ fn largest_difference(ours: &[f32], expected: &[f32]) -> Result<f64> {
         return Err(format!("{a} values instead of {b}").into());
     }
     let pairs = ours.iter().zip(expected);
-    Ok(largest(pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs())))
+    Ok(largest(
+        pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs()),
+    ))
 }
 
 /// The largest value, NaN if there is one.
@@ -131,7 +149,11 @@ fn larger(a: f64, b: f64) -> bool {
 fn ints(file: &SafeTensors, name: &str, device: &Device) -> Result<Tensor<2, Int>> {
     let tensor = file.tensor(name)?;
     let &[batch, length] = tensor.shape() else {
-        return Err(format!("`{name}` has shape {:?} instead of [batch, length]", tensor.shape()).into());
+        return Err(format!(
+            "`{name}` has shape {:?} instead of [batch, length]",
+            tensor.shape()
+        )
+        .into());
     };
     if tensor.dtype() != Dtype::I64 {
         return Err(format!("`{name}` is stored as {} instead of I64", tensor.dtype()).into());
@@ -143,7 +165,10 @@ fn ints(file: &SafeTensors, name: &str, device: &Device) -> Result<Tensor<2, Int
         .iter()
         .map(|b| i64::from_le_bytes(*b))
         .collect();
-    Ok(Tensor::from_data(TensorData::new(values, [batch, length]), device))
+    Ok(Tensor::from_data(
+        TensorData::new(values, [batch, length]),
+        device,
+    ))
 }
 
 fn floats(tensor: &TensorView) -> Result<Vec<f32>> {
@@ -155,7 +180,7 @@ fn floats(tensor: &TensorView) -> Result<Vec<f32>> {
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
-    Ok(tensor.into_data().try_cast_as::<f32>()?.into_vec()?)
+    Ok(tensor.into_data().try_cast_as::<f32>()?.try_into_vec()?)
 }
 
 /// Each parameter's gradient under `grad.` and its name in the checkpoint; `None` where the loss does not reach it.
@@ -177,7 +202,10 @@ fn named(model: &Gpt2, gradients: &Gradients) -> BTreeMap<String, Option<Vec<f32
 
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let name = Gpt2::checkpoint_name(&self.path.join("."));
-            let gradient = param.val().grad(self.gradients).and_then(|g| values(g).ok());
+            let gradient = param
+                .val()
+                .grad(self.gradients)
+                .and_then(|g| values(g).ok());
             self.named.insert(format!("grad.{name}"), gradient);
         }
     }

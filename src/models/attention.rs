@@ -2,6 +2,8 @@
 
 use burn::tensor::{DType, FloatDType, Int, Tensor};
 
+use super::linearized::exponentials;
+
 /// Added to a score that must not count. Far below any score, yet finite: a row in which everything is masked (a query of
 /// padding) gets an even mixture instead of NaN.
 const MASKED: f64 = -1e9;
@@ -24,8 +26,8 @@ pub(crate) fn causal_bias(mask: Tensor<2, Int>) -> Tensor<4> {
 
 /// Scaled dot-product attention: `softmax(scale q k^T + bias) v`, the softmax in at least float32.
 ///
-/// The weights are normalised after they are applied: `(e v) / sum(e)` divides `[length, head]` numbers instead of
-/// `[length, length]`, forward and backward.
+/// On the tape the weights are normalised after they are applied: `(e v) / sum(e)` divides `[length, head]` numbers instead
+/// of `[length, length]`, forward and backward.
 ///
 /// # Shapes
 /// - `q`, `k`, `v` `[batch, heads, length, head]`
@@ -40,8 +42,7 @@ pub(crate) fn attention(
 ) -> Tensor<4> {
     let stored: FloatDType = v.dtype().into();
     let scores = widened((q * scale).matmul(k.swap_dims(2, 3))) + bias.clone();
-    let highest = scores.clone().detach().max_dim(3);
-    let weights = (scores - highest).exp();
+    let weights = exponentials(scores);
     let total = weights.clone().sum_dim(3);
     (weights.matmul(widened(v)) / total).cast(stored)
 }

@@ -21,7 +21,7 @@ pub fn token_losses(logits: Tensor<3>, labels: Tensor<2, Int>) -> Tensor<2> {
     // Labels move to the left, with nothing after the last one, rather than the logits to the right: cutting the last
     // row off the logits would copy them, forward and backward.
     let shifted = labels.slice([0..batch, 1..length]);
-    let nothing = shifted.clone().slice([0..batch, 0..1]) * 0;
+    let nothing = shifted.clone().slice([0..batch, 0..1]).zeros_like();
     let targets = Tensor::cat(vec![shifted.clone(), nothing], 1);
 
     let logits = widened(logits);
@@ -30,8 +30,7 @@ pub fn token_losses(logits: Tensor<3>, labels: Tensor<2, Int>) -> Tensor<2> {
     let target = logits
         .clone()
         .gather(2, targets.clamp_min(0).reshape([batch, length, 1]));
-    let total = logits.exp().sum_dim(2).log();
-    (total - target)
+    (logits.exp().sum_dim(2).log() - target)
         .reshape([batch, length])
         .slice([0..batch, 0..length - 1])
         .mask_fill(ignored(shifted), 0.0)
@@ -49,7 +48,11 @@ pub fn sample_losses(token_losses: Tensor<2>, labels: Tensor<2, Int>) -> Tensor<
         return Tensor::zeros([batch], &token_losses.device());
     }
     let shifted = labels.slice([0..batch, 1..length]);
-    let count = ignored(shifted).bool_not().float().sum_dim(1).clamp_min(1.0);
+    let count = ignored(shifted)
+        .bool_not()
+        .float()
+        .sum_dim(1)
+        .clamp_min(1.0);
     (token_losses.sum_dim(1) / count).reshape([batch])
 }
 

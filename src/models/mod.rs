@@ -19,6 +19,7 @@
 mod activation;
 mod attention;
 mod gpt2;
+mod linearized;
 mod loss;
 mod pretrained;
 mod safetensors;
