@@ -7,7 +7,8 @@ use burn::{
 };
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-/// Makes parameters that are drawn when they are first used. Each has a seed of its own, so that its values do not depend on when, or whether, others are drawn.
+/// Makes parameters that are drawn when they are first used. Each has a seed of its own, so that its values do not
+/// depend on when, or whether, others are drawn.
 pub(super) struct Draw<'a> {
     seeds: Xoshiro256PlusPlus,
     device: &'a Device,
