@@ -10,11 +10,10 @@
 use std::{collections::BTreeMap, path::Path};
 
 use burn::{
-    module::{Module, Param, ParamId},
+    module::Module,
     nn::{Embedding, LayerNorm, LayerNormConfig, Linear},
-    tensor::{Device, Int, Tensor, TensorData},
+    tensor::{Device, Int, Tensor},
 };
-use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -23,6 +22,7 @@ use super::{
     attention::{attention, causal_bias},
     loss::Targets,
     pretrained::{self, Naming},
+    random::Draw,
 };
 use crate::error::{Error, Result};
 
@@ -122,10 +122,7 @@ impl Gpt2Config {
     /// [`Error::Setting`] for sizes or options that cannot work.
     pub fn init(&self, seed: u64, device: &Device) -> Result<Gpt2> {
         self.check()?;
-        let mut draw = Draw {
-            seeds: Xoshiro256PlusPlus::seed_from_u64(seed),
-            device,
-        };
+        let mut draw = Draw::new(seed, device);
         let std = self.initializer_range;
         let width = self.n_embd;
         Ok(Gpt2 {
@@ -346,14 +343,14 @@ impl Block {
             scale /= (index + 1) as f64;
         }
         Self {
-            ln_1: config.layer_norm(draw.device),
+            ln_1: config.layer_norm(draw.device()),
             attn: Attention {
                 c_attn: draw.linear(width, 3 * width, std),
                 c_proj: draw.linear(width, width, residual),
                 heads: config.n_head,
                 scale,
             },
-            ln_2: config.layer_norm(draw.device),
+            ln_2: config.layer_norm(draw.device()),
             mlp: Mlp {
                 c_fc: draw.linear(width, inner, std),
                 c_proj: draw.linear(inner, width, residual),
@@ -409,64 +406,6 @@ impl Mlp {
         self.c_proj
             .forward(self.activation.forward(self.c_fc.forward(x)))
     }
-}
-
-/// Random parameters: each has a seed of its own, so that its values do not depend on when, or whether, others are drawn.
-struct Draw<'a> {
-    seeds: Xoshiro256PlusPlus,
-    device: &'a Device,
-}
-
-impl Draw<'_> {
-    fn embedding(&mut self, count: usize, width: usize, std: f64) -> Embedding {
-        Embedding {
-            weight: self.normal([count, width], std),
-        }
-    }
-
-    fn linear(&mut self, input: usize, output: usize, std: f64) -> Linear {
-        Linear {
-            weight: self.normal([input, output], std),
-            bias: Some(self.parameter([output], |len| vec![0.0; len])),
-        }
-    }
-
-    fn normal<const D: usize>(&mut self, shape: [usize; D], std: f64) -> Param<Tensor<D>> {
-        let seed = self.seeds.random();
-        self.parameter(shape, move |len| normals(seed, std, len))
-    }
-
-    fn parameter<const D: usize>(
-        &self,
-        shape: [usize; D],
-        values: impl Fn(usize) -> Vec<f32> + Send + Sync + 'static,
-    ) -> Param<Tensor<D>> {
-        let init = move |device: &Device, train| {
-            let data = TensorData::new(values(shape.iter().product()), shape);
-            Tensor::from_data(data, device).set_require_grad(train)
-        };
-        Param::uninitialized(
-            ParamId::new(),
-            init,
-            self.device.clone(),
-            true,
-            shape.into(),
-        )
-    }
-}
-
-/// Normal numbers by Box and Muller's method.
-fn normals(seed: u64, std: f64, len: usize) -> Vec<f32> {
-    let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let mut values = Vec::with_capacity(len + 1);
-    while values.len() < len {
-        // 1 - [0, 1) is never 0, so that its logarithm is finite.
-        let radius = std * (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
-        let (sin, cos) = (std::f64::consts::TAU * rng.random::<f64>()).sin_cos();
-        values.extend([(radius * cos) as f32, (radius * sin) as f32]);
-    }
-    values.truncate(len);
-    values
 }
 
 const NAMING: Naming = Naming {

@@ -22,6 +22,7 @@ mod gpt2;
 mod linearized;
 mod loss;
 mod pretrained;
+mod random;
 mod safetensors;
 
 pub use activation::Activation;

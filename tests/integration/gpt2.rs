@@ -72,12 +72,14 @@ fn gpt2_agrees_with_transformers() {
 }
 
 #[test]
-fn a_model_without_autodiff_computes_the_same() {
+fn a_model_without_gradients_computes_the_same() {
     let device = Device::flex().autodiff();
     let model = Gpt2::pretrained(FIXTURE, &device).unwrap();
     let ids = ints(&[[1, 2, 3, 4, 5, 6]], &device);
     let (plain, mask) = (ids.clone().inner(), ids.ones_like());
-    let a = floats(model.logits(ids, mask.clone()));
+    let a = floats(model.logits(ids.clone(), mask.clone()));
+    let frozen = floats(model.clone().no_grad().logits(ids, mask.clone()));
+    assert!(a.iter().zip(&frozen).all(|(a, b)| (a - b).abs() < 1e-5));
     let b = floats(model.valid().logits(plain, mask.inner()));
     assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5));
 }
