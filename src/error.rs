@@ -1,6 +1,8 @@
 //! The one error type of the crate.
 
-use std::path::{Path, PathBuf};
+#[cfg(feature = "llm")]
+use std::path::Path;
+use std::path::PathBuf;
 
 /// What went wrong, in which place, and what to do about it.
 ///
