@@ -5,7 +5,7 @@ use burn::module::Module;
 use super::gradients::{clip, combine, global_norm, total};
 use super::scalebio::{Moments, ScaleBio};
 use super::step::{PerVariable, Step};
-use super::variable::{Variable, auxiliary_of};
+use super::variable::{Variable, auxiliary_of, untied};
 use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
 
 /// A run of [`ScaleBio`]: an endless iterator over its steps.
@@ -75,6 +75,7 @@ where
         upper: X,
         lower: W,
     ) -> Result<Self> {
+        let (upper, lower) = (untied(upper), untied(lower));
         let auxiliary = auxiliary_of(&lower);
         Ok(Self {
             problem,
