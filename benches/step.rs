@@ -20,7 +20,9 @@ const BATCH: usize = 16;
 
 fn source(name: &str, step: usize) -> Source {
     let sample = |start: usize| Sample {
-        ids: (0..LENGTH).map(|i| ((start + i * step) % VOCABULARY) as u32).collect(),
+        ids: (0..LENGTH)
+            .map(|i| ((start + i * step) % VOCABULARY) as u32)
+            .collect(),
         learned: vec![true; LENGTH],
     };
     Source {

@@ -48,8 +48,8 @@ pub enum Error {
 
     /// A variable has no parameter that requires a gradient.
     #[error(
-        "the {variable} has no parameter that requires a gradient; \
-         create it on an autodiff device, for instance `Device::flex().autodiff()`"
+        "the {variable} has no parameter that requires a gradient; create it on an autodiff device, \
+         for instance `Device::flex().autodiff()`, and do not freeze all of it"
     )]
     NotTrainable {
         /// `upper variable` or `lower variable`.

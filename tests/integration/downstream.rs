@@ -30,7 +30,10 @@ fn a_crate_outside_builds_the_pure_solver_and_solves_a_quadratic() {
     };
     let (printed, built) = cargo(&["run", "--release", "--offline"]);
     assert_eq!(printed, "3.0000\n3.0000\n");
-    assert!(!built.contains("Compiling burn"), "Burn was built again:\n{built}");
+    assert!(
+        !built.contains("Compiling burn"),
+        "Burn was built again:\n{built}"
+    );
 
     let (tree, _) = cargo(&["tree", "--offline", "--edges", "normal", "--prefix", "none"]);
     assert!(tree.contains("scalebio v"), "{tree}");
