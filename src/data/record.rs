@@ -263,8 +263,10 @@ impl Record {
                 kind(&value)
             ));
         };
-        let has_text = fields.contains_key("text");
-        let has_instruction = fields.contains_key("instruction") || fields.contains_key("output");
+        let has = |name: &str| fields.contains_key(name);
+        // Alpaca's own file adds the whole prompt and response as a `text`: the parts say more than that.
+        let has_text = has("text") && !(has("instruction") && has("output"));
+        let has_instruction = has("instruction") || has("output");
         match (has_text, has_instruction) {
             (true, true) => Err(format!(
                 "`text` and `instruction` or `output` in one record, so that its form is not clear; {FORMS}"
