@@ -26,12 +26,16 @@ fn a_crate_outside_builds_the_pure_solver_and_solves_a_quadratic() {
             .unwrap();
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{errors}");
-        String::from_utf8(output.stdout).unwrap()
+        (String::from_utf8(output.stdout).unwrap(), errors)
     };
-    let printed = cargo(&["run", "--release", "--offline", "--quiet"]);
+    let (printed, built) = cargo(&["run", "--release", "--offline"]);
     assert_eq!(printed, "3.0000\n3.0000\n");
+    assert!(
+        !built.contains("Compiling burn"),
+        "Burn was built again:\n{built}"
+    );
 
-    let tree = cargo(&["tree", "--offline", "--edges", "normal", "--prefix", "none"]);
+    let (tree, _) = cargo(&["tree", "--offline", "--edges", "normal", "--prefix", "none"]);
     assert!(tree.contains("scalebio v"), "{tree}");
     for unwanted in ["tokenizers v", "safetensors v"] {
         assert!(!tree.contains(unwanted), "{unwanted} in {tree}");
