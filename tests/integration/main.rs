@@ -18,6 +18,8 @@ mod solver;
 mod zoo;
 
 #[cfg(feature = "llm")]
+mod architectures;
+#[cfg(feature = "llm")]
 #[path = "../../examples/check_model/compare.rs"]
 mod compare;
 #[cfg(feature = "llm")]
