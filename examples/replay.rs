@@ -85,7 +85,10 @@ struct Recorded(std::vec::IntoIter<WeightedBatch<Tokens>>);
 
 impl Recorded {
     fn next(&mut self) -> scalebio::Result<Vec<WeightedBatch<Tokens>>> {
-        let batch = self.0.next().ok_or_else(|| AnyError::from("no batch is left"))?;
+        let batch = self
+            .0
+            .next()
+            .ok_or_else(|| AnyError::from("no batch is left"))?;
         Ok(vec![batch])
     }
 }
@@ -142,10 +145,17 @@ fn replay(args: &Args) -> Result<bool, AnyError> {
     let names = (0..config.q.len()).map(|source| format!("source{source}"));
     let weights = SourceWeights::uniform(names, &device)?;
 
-    let mut run = ScaleBio::new(update(&config, config.lr_lambda, true)?, update(&config, config.lr_w, false)?)
-        .auxiliary(update(&config, config.lr_u, false)?)
-        .penalty(config.alpha)
-        .start(recorded(&args.trajectory, &config, &device)?, weights, model)?;
+    let mut run = ScaleBio::new(
+        update(&config, config.lr_lambda, true)?,
+        update(&config, config.lr_w, false)?,
+    )
+    .auxiliary(update(&config, config.lr_u, false)?)
+    .penalty(config.alpha)
+    .start(
+        recorded(&args.trajectory, &config, &device)?,
+        weights,
+        model,
+    )?;
 
     let (mut p_error, mut loss_error) = (0.0, 0.0);
     for expected in &expected {
@@ -169,15 +179,17 @@ fn replay(args: &Args) -> Result<bool, AnyError> {
         "max_rel_u_error": model_error(run.auxiliary(), &args.trajectory.join("final_u.safetensors"))?,
     });
     println!("{line}");
-    Ok(run.steps() == config.steps && p_error <= LARGEST_P_ERROR && loss_error <= LARGEST_LOSS_ERROR)
+    Ok(run.steps() == config.steps
+        && p_error <= LARGEST_P_ERROR
+        && loss_error <= LARGEST_LOSS_ERROR)
 }
 
 fn update(config: &Config, rate: f64, of_lambda: bool) -> Result<Update, AnyError> {
     match (config.optimizer.as_str(), of_lambda) {
         ("sgd", _) => Ok(Update::sgd(rate)),
-        ("adamw", true) => {
-            Ok(Update::adamw(rate).betas(config.betas.0, config.betas.1).epsilon(config.eps_lambda))
-        }
+        ("adamw", true) => Ok(Update::adamw(rate)
+            .betas(config.betas.0, config.betas.1)
+            .epsilon(config.eps_lambda)),
         ("adamw", false) => Ok(Update::adamw(rate)
             .betas(config.betas.0, config.betas.1)
             .epsilon(config.eps)
@@ -199,17 +211,26 @@ fn recorded(
     for step in 0..config.steps {
         let data = tokens(&file, "train", step, device)?;
         let [batch, _] = data.ids.dims();
-        let sources: Vec<usize> =
-            sources[step * batch..(step + 1) * batch].iter().map(|&s| s as usize).collect();
+        let sources: Vec<usize> = sources[step * batch..(step + 1) * batch]
+            .iter()
+            .map(|&s| s as usize)
+            .collect();
         training.push(WeightedBatch {
-            coefficients: sources.iter().map(|&s| 1.0 / (batch as f64 * config.q[s])).collect(),
+            coefficients: sources
+                .iter()
+                .map(|&s| 1.0 / (batch as f64 * config.q[s]))
+                .collect(),
             sources,
             data,
         });
         // The recorded L1 is the mean over label tokens: samples count by how many they have.
         let data = tokens(&file, "val", step, device)?;
         let [batch, length] = data.labels.dims();
-        let labels = data.labels.clone().slice([0..batch, 1..length]).greater_equal_elem(0);
+        let labels = data
+            .labels
+            .clone()
+            .slice([0..batch, 1..length])
+            .greater_equal_elem(0);
         let counts: Vec<f64> = labels.int().sum_dim(1).into_data().iter::<f64>().collect();
         let all: f64 = counts.iter().sum();
         validation.push(WeightedBatch {
@@ -229,11 +250,16 @@ fn tokens(file: &SafeTensors, set: &str, step: usize, device: &Device) -> Result
         let name = format!("{set}_{name}");
         let shape = file.tensor(&name)?.shape().to_vec();
         let &[_, batch, length] = shape.as_slice() else {
-            return Err(format!("{name} has shape {shape:?}, but must have three dimensions").into());
+            return Err(
+                format!("{name} has shape {shape:?}, but must have three dimensions").into(),
+            );
         };
         let size = batch * length;
         let values = integers(file, &name)?[step * size..(step + 1) * size].to_vec();
-        Ok(Tensor::from_data(TensorData::new(values, [batch, length]), device))
+        Ok(Tensor::from_data(
+            TensorData::new(values, [batch, length]),
+            device,
+        ))
     };
     Ok(Tokens {
         ids: part("ids")?,
@@ -244,7 +270,10 @@ fn tokens(file: &SafeTensors, set: &str, step: usize, device: &Device) -> Result
 
 fn integers(file: &SafeTensors, name: &str) -> Result<Vec<i64>, AnyError> {
     let (values, _) = file.tensor(name)?.data().as_chunks::<8>();
-    Ok(values.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect())
+    Ok(values
+        .iter()
+        .map(|bytes| i64::from_le_bytes(*bytes))
+        .collect())
 }
 
 /// The largest relative error of a model's parameters against a file: max |a - b| / max |b| of a tensor.
@@ -273,7 +302,9 @@ fn model_error(model: &CausalLm, path: &Path) -> Result<f64, AnyError> {
                 return;
             };
             let (expected, _) = expected.data().as_chunks::<4>();
-            let expected = expected.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
+            let expected = expected
+                .iter()
+                .map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
             let (mut difference, mut scale) = (0.0, 0.0);
             for (given, expected) in param.val().into_data().iter::<f64>().zip(expected) {
                 difference = largest(difference, (given - expected).abs());
@@ -285,7 +316,13 @@ fn model_error(model: &CausalLm, path: &Path) -> Result<f64, AnyError> {
 
     let bytes = fs::read(path)?;
     let file = SafeTensors::deserialize(&bytes)?;
-    let mut compare = Compare { model, path: Vec::new(), file, error: 0.0, missing: None };
+    let mut compare = Compare {
+        model,
+        path: Vec::new(),
+        file,
+        error: 0.0,
+        missing: None,
+    };
     model.visit(&mut compare);
     match compare.missing {
         Some(name) => Err(format!("{}: has no tensor {name}", path.display()).into()),

@@ -180,9 +180,16 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 }
 
 fn describe(experiment: &Experiment) -> Result<(), Box<dyn Error>> {
-    println!("{:<24} {:>8} {:>8} {:>8}", "data", "records", "samples", "skipped");
+    println!(
+        "{:<24} {:>8} {:>8} {:>8}",
+        "data", "records", "samples", "skipped"
+    );
     let sets = [Some(experiment.validation()), experiment.test()];
-    for source in experiment.sources().iter().chain(sets.into_iter().flatten()) {
+    for source in experiment
+        .sources()
+        .iter()
+        .chain(sets.into_iter().flatten())
+    {
         println!(
             "{:<24} {:>8} {:>8} {:>8}",
             source.name,
@@ -206,7 +213,10 @@ fn print_weights(report: &WeightsReport) {
     println!("\n{:<24} {:>8} {:>8}", "source", "samples", "weight");
     for source in &report.sources {
         let bar = "#".repeat((source.weight * 60.0).round() as usize);
-        println!("{:<24} {:>8} {:>8.4}  {bar}", source.name, source.samples, source.weight);
+        println!(
+            "{:<24} {:>8} {:>8.4}  {bar}",
+            source.name, source.samples, source.weight
+        );
     }
     println!("{:<24} {:>8} {uniform:>8.4}", "(uniform)", "");
     println!(
@@ -234,9 +244,15 @@ fn compare(
         return Ok(());
     };
     let mut losses = Vec::new();
-    for (name, weights) in [("learned", learned.clone()), ("uniform", experiment.uniform_weights()?)] {
+    for (name, weights) in [
+        ("learned", learned.clone()),
+        ("uniform", experiment.uniform_weights()?),
+    ] {
         let mut training = experiment.train(weights)?;
-        let bar = bar(&format!("training on {name} weights"), experiment.config().steps);
+        let bar = bar(
+            &format!("training on {name} weights"),
+            experiment.config().steps,
+        );
         for loss in training.by_ref() {
             bar.set_message(format!("L2 {:.3}", loss?));
             bar.inc(1);

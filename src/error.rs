@@ -1,6 +1,8 @@
 //! The one error type of the crate.
 
-use std::path::{Path, PathBuf};
+#[cfg(feature = "llm")]
+use std::path::Path;
+use std::path::PathBuf;
 
 /// What went wrong, in which place, and what to do about it.
 ///
@@ -46,8 +48,8 @@ pub enum Error {
 
     /// A variable has no parameter that requires a gradient.
     #[error(
-        "the {variable} has no parameter that requires a gradient; \
-         create it on an autodiff device, for instance `Device::flex().autodiff()`"
+        "the {variable} has no parameter that requires a gradient; create it on an autodiff device, \
+         for instance `Device::flex().autodiff()`, and do not freeze all of it"
     )]
     NotTrainable {
         /// `upper variable` or `lower variable`.

@@ -1,6 +1,6 @@
 //! A bilevel problem: its two objectives, and the one door through which the solver asks for their gradients.
 
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
@@ -154,7 +154,8 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Differentiates `loss` in the parameters of `upper` and `lower` that require a gradient.
+    /// Differentiates `loss` in the parameters of `upper` and `lower` that require a gradient. A loss that
+    /// depends on frozen parameters only has gradient zero.
     ///
     /// # Shapes
     ///
@@ -168,14 +169,21 @@ impl Gradients {
         if elements != 1 {
             return Err(Error::NotScalar { elements });
         }
+        let nothing_frozen = || !has_frozen(upper) && !has_frozen(lower);
         if !loss.is_tracked() {
-            return Err(Error::NotDifferentiable);
+            if nothing_frozen() {
+                return Err(Error::NotDifferentiable);
+            }
+            return Ok(Self {
+                loss: loss.clone().into_scalar::<f64>(),
+                ..Self::default()
+            });
         }
         let mut gradients = loss.backward();
         let of_upper = GradientsParams::from_module(&mut gradients, upper);
         let of_lower = GradientsParams::from_module(&mut gradients, lower);
         // A detached parameter is a leaf of its own in Burn: tracked, but no gradient gets here.
-        if of_upper.is_empty() && of_lower.is_empty() {
+        if of_upper.is_empty() && of_lower.is_empty() && nothing_frozen() {
             return Err(Error::NotDifferentiable);
         }
         Ok(Self {
@@ -185,4 +193,20 @@ impl Gradients {
             of_lower,
         })
     }
+}
+
+/// Whether some parameter requires no gradient: then a loss without one may depend on that parameter, for instance on
+/// a block that a layer sampler has frozen for now.
+pub(crate) fn has_frozen<M: Module>(module: &M) -> bool {
+    struct Frozen(bool);
+
+    impl ModuleVisitor for Frozen {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 |= !param.is_require_grad();
+        }
+    }
+
+    let mut frozen = Frozen(false);
+    module.visit(&mut frozen);
+    frozen.0
 }

@@ -37,7 +37,10 @@ impl Samples for TokenSources {
     type Batch = TokenBatch;
 
     fn sizes(&self) -> Vec<usize> {
-        self.sources.iter().map(|source| source.samples.len()).collect()
+        self.sources
+            .iter()
+            .map(|source| source.samples.len())
+            .collect()
     }
 
     fn batch(&self, picks: &[Pick]) -> Result<TokenBatch> {

@@ -6,6 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::draws::{Draws, Samples};
 use super::weights::{SourceWeights, numbers, times_jacobian};
+use crate::problem::has_frozen;
 use crate::{Bilevel, Error, Gradients, LowerObjective, Result, UpperObjective};
 
 /// A model that gives a loss for every sample of a micro-batch.
@@ -144,6 +145,9 @@ impl<B> WeightedBatch<B> {
             ));
         }
         if !losses.is_tracked() {
+            if has_frozen(model) {
+                return Ok((numbers(losses), GradientsParams::new()));
+            }
             return Err(Error::NotDifferentiable);
         }
         let sum = (losses.clone() * like(&losses, factors)).sum();

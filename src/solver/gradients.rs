@@ -17,12 +17,10 @@ pub(crate) fn total<X: Module, W: Module, B>(
     for batch in draw {
         let next = gradients(batch)?;
         sum.loss += next.loss;
-        if sum.parts.is_empty() {
-            sum.parts = next.parts;
-        } else {
-            for (sum, part) in sum.parts.iter_mut().zip(next.parts) {
-                *sum += part;
-            }
+        let parts = sum.parts.len().max(next.parts.len());
+        sum.parts.resize(parts, 0.0);
+        for (sum, part) in sum.parts.iter_mut().zip(next.parts) {
+            *sum += part;
         }
         sum.of_upper = combine(upper, vec![(1.0, sum.of_upper), (1.0, next.of_upper)]);
         sum.of_lower = combine(lower, vec![(1.0, sum.of_lower), (1.0, next.of_lower)]);

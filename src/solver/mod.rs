@@ -16,4 +16,5 @@ pub use scalebio::{Moments, ScaleBio};
 pub use schedule::Schedule;
 pub use step::{PerVariable, Step};
 pub use update::Update;
+#[cfg(feature = "llm")]
 pub(crate) use variable::Variable;

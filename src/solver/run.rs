@@ -1,11 +1,13 @@
 //! The state of a run, and its step.
 
+use std::fmt;
+
 use burn::module::Module;
 
 use super::gradients::{clip, combine, global_norm, total};
 use super::scalebio::{Moments, ScaleBio};
 use super::step::{PerVariable, Step};
-use super::variable::{Variable, auxiliary_of};
+use super::variable::{Variable, auxiliary_of, untied};
 use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
 
 /// A run of [`ScaleBio`]: an endless iterator over its steps.
@@ -36,7 +38,6 @@ use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
 /// println!("x = {}", run.upper().val().into_data());
 /// # Ok::<(), scalebio::Error>(())
 /// ```
-#[derive(Debug)]
 #[must_use = "a run does nothing until its steps are taken"]
 pub struct Run<F, G, X, W> {
     problem: Bilevel<F, G>,
@@ -75,6 +76,7 @@ where
         upper: X,
         lower: W,
     ) -> Result<Self> {
+        let (upper, lower) = (untied(upper), untied(lower));
         let auxiliary = auxiliary_of(&lower);
         Ok(Self {
             problem,
@@ -93,11 +95,11 @@ where
         let k = self.steps;
         let alpha = self.method.penalty.at(k);
         let rates = self.rates(k);
-        self.draw_layers(k);
 
         // One draw of the lower objective, which u and w share, and an independent one of the upper.
         let lower_draw = drawn(self.problem.lower.sample()?, k, "lower objective")?;
         let upper_draw = drawn(self.problem.upper.sample()?, k, "upper objective")?;
+        self.draw_layers(k);
 
         let Bilevel { upper: f, lower: g } = &self.problem;
         let (x, w, u) = (
@@ -240,6 +242,17 @@ where
         let step = self.advance();
         self.failed = step.is_err();
         Some(step)
+    }
+}
+
+/// Without the problem, so that closures do as objectives.
+impl<F, G, X, W> fmt::Debug for Run<F, G, X, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run")
+            .field("method", &self.method)
+            .field("steps", &self.steps)
+            .field("reach", &self.reach)
+            .finish_non_exhaustive()
     }
 }
 

@@ -132,16 +132,25 @@ impl ModuleMapper for Activation<'_> {
 /// A copy of `module` with parameter ids and gradients of its own: the auxiliary variable at the start.
 /// The values are shared until the first update.
 pub(super) fn auxiliary_of<M: Module>(module: &M) -> M {
-    module.clone().map(&mut Fresh)
+    module.clone().map(&mut Fresh { ids: true })
 }
 
-struct Fresh;
+/// `module` with gradients of its own: a clone of it, be it the other variable or held by an objective,
+/// would get a share of them.
+pub(super) fn untied<M: Module>(module: M) -> M {
+    module.map(&mut Fresh { ids: false })
+}
+
+struct Fresh {
+    ids: bool,
+}
 
 impl ModuleMapper for Fresh {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let (_, value, mapper) = param.consume();
+        let (id, value, mapper) = param.consume();
+        let id = if self.ids { ParamId::new() } else { id };
         let require_grad = value.is_require_grad();
         let value = value.detach().set_require_grad(require_grad);
-        Param::from_mapped_value(ParamId::new(), value, mapper)
+        Param::from_mapped_value(id, value, mapper)
     }
 }

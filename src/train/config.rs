@@ -28,7 +28,7 @@ pub struct ReweightConfig {
     pub model: Option<PathBuf>,
     /// `tokenizer.json` to use. Default: that of the model's folder, or else one trained on the sources.
     pub tokenizer: Option<PathBuf>,
-    /// Steps of the run, at least 1; the length of the cosine schedules. Default: 200.
+    /// Steps of the run, at least 1; the length of the cosine schedules. Default: 120.
     pub steps: usize,
     /// Samples of a step, training and validation each. Default: 28.
     pub batch: usize,
@@ -40,7 +40,7 @@ pub struct ReweightConfig {
     pub alpha: f64,
     /// Learning rate of the model and its auxiliary copy, on a cosine with 3 % warm-up. Default: 3e-3.
     pub lr_lower: f64,
-    /// Learning rate of the source logits, on a cosine. Default: 3e-2.
+    /// Learning rate of the source logits, on a cosine. Default: 4e-2.
     pub lr_upper: f64,
     /// The optimizer of all three variables. Default: AdamW.
     pub optimizer: OptimizerKind,
@@ -63,13 +63,13 @@ impl ReweightConfig {
             data: data.into(),
             model: None,
             tokenizer: None,
-            steps: 200,
+            steps: 120,
             batch: 28,
             micro_batch: None,
             max_length: 64,
             alpha: 10.0,
             lr_lower: 3e-3,
-            lr_upper: 3e-2,
+            lr_upper: 4e-2,
             optimizer: OptimizerKind::default(),
             clip: Some(1.0),
             lisa_blocks: None,
@@ -81,16 +81,24 @@ impl ReweightConfig {
 
     pub(super) fn validate(&self) -> Result<()> {
         if self.steps == 0 {
-            return Err(Error::setting("steps", 0, "at least 1", "the example takes 200"));
+            return Err(Error::setting(
+                "steps",
+                0,
+                "at least 1",
+                "the example takes 120",
+            ));
         }
-        self.lower().validate("learning rate of the model (lr-lower)")?;
-        self.upper().validate("learning rate of the source weights (lr-upper)")
+        self.lower()
+            .validate("learning rate of the model (lr-lower)")?;
+        self.upper()
+            .validate("learning rate of the source weights (lr-upper)")
     }
 
     /// The update of `u` and `w`.
     pub(super) fn lower(&self) -> Update {
         let warmup = self.steps * 3 / 100; // the paper's 3 %
-        self.update(self.lr_lower).cosine_with_warmup(self.steps, warmup)
+        self.update(self.lr_lower)
+            .cosine_with_warmup(self.steps, warmup)
     }
 
     /// The update of the source weights.

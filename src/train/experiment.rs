@@ -162,7 +162,9 @@ impl Experiment {
             .chunks(batch)
             .map(|chunk| {
                 let batch = TokenBatch::new(&chunk.iter().collect::<Vec<_>>());
-                SampleLosses::sample_losses(&model, &batch).sum().into_scalar::<f64>()
+                SampleLosses::sample_losses(&model, &batch)
+                    .sum()
+                    .into_scalar::<f64>()
             })
             .sum();
         sum / source.samples.len() as f64

@@ -118,8 +118,7 @@ impl WeightsReport {
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let text = fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
-        let report: Self =
-            serde_json::from_str(&text).map_err(|error| Error::file(path, error))?;
+        let report: Self = serde_json::from_str(&text).map_err(|error| Error::file(path, error))?;
         if report.schema_version != SCHEMA_VERSION {
             let message = format!(
                 "has schema_version {}, but this version of scalebio reads {SCHEMA_VERSION}",
@@ -162,7 +161,11 @@ impl<'a> Metrics<'a> {
         tokens: u64,
     ) -> Self {
         let by_name = |values: &[f64]| {
-            names.iter().map(String::as_str).zip(values.iter().copied()).collect()
+            names
+                .iter()
+                .map(String::as_str)
+                .zip(values.iter().copied())
+                .collect()
         };
         let (rates, norms) = (step.learning_rates(), step.gradient_norms());
         Self {
@@ -237,7 +240,9 @@ impl RunFolder {
         let mut line = serde_json::to_vec(metrics).map_err(|error| Error::file(&path, error))?;
         line.push(b'\n');
         // One write a line, so that a reader never sees half of one.
-        self.metrics.write_all(&line).map_err(|source| Error::io(&path, source))
+        self.metrics
+            .write_all(&line)
+            .map_err(|source| Error::io(&path, source))
     }
 
     fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {

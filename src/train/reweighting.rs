@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use super::experiment::Experiment;
 use super::log::{Metrics, RunFolder, Status, WeightsReport};
+use crate::Result;
 use crate::models::CausalLm;
 use crate::reweight::{self, SourceWeights, TokenSources, Validation, WeightedSources};
 use crate::solver::{Run, ScaleBio, Step};
-use crate::Result;
 
 /// Largest file of a saved model, in bytes: that of transformers 4.
 const SHARD: u64 = 5_000_000_000;
@@ -34,7 +34,8 @@ pub struct Reweighting {
 impl Reweighting {
     pub(super) fn start(experiment: &Experiment, out: &Path) -> Result<Self> {
         let config = experiment.config();
-        let mut method = ScaleBio::new(config.upper(), config.lower()).penalty(experiment.penalty());
+        let mut method =
+            ScaleBio::new(config.upper(), config.lower()).penalty(experiment.penalty());
         if let Some(norm) = config.clip {
             method = method.clip(norm);
         }
@@ -42,7 +43,8 @@ impl Reweighting {
         if let Some(layers) = experiment.layers(&model)? {
             method = method.layers(layers);
         }
-        let problem = reweight::problem(experiment.training_draws(), experiment.validation_draws())?;
+        let problem =
+            reweight::problem(experiment.training_draws(), experiment.validation_draws())?;
         let weights = experiment.uniform_weights()?;
         let history = vec![(0.0, weights.weights())];
         let run = method.start(problem, weights, model)?;
@@ -120,7 +122,8 @@ impl Reweighting {
         let seconds = started.elapsed().as_secs_f64();
         let metrics = Metrics::new(step, names, weights, seconds, tokens);
         self.folder.append_metrics(&metrics)?;
-        self.history.push((self.run.reach(), self.run.upper().weights()));
+        self.history
+            .push((self.run.reach(), self.run.upper().weights()));
         self.folder.write_weights(&self.report())
     }
 }

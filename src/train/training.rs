@@ -42,12 +42,18 @@ impl Training {
     }
 
     fn advance(&mut self) -> Result<f64> {
-        if let Some(active) = self.layers.as_mut().and_then(|layers| layers.sample(self.step)) {
+        if let Some(active) = self
+            .layers
+            .as_mut()
+            .and_then(|layers| layers.sample(self.step))
+        {
             self.model.activate(&active.auxiliary, false);
         }
         let (model, weights) = (self.model.module(), &self.weights);
         let draw = LowerObjective::<SourceWeights, CausalLm>::sample(&mut self.objective)?;
-        let g = total(&draw, weights, model, |batch| batch.weighted_gradients(weights, model))?;
+        let g = total(&draw, weights, model, |batch| {
+            batch.weighted_gradients(weights, model)
+        })?;
         // The factor alpha is u's, so that SGD and clipping act as they did there.
         let alpha = self.config.alpha;
         let gradients = combine(model, vec![(alpha, g.of_lower)]);

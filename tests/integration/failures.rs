@@ -7,7 +7,7 @@ use std::rc::Rc;
 use burn::tensor::Tensor;
 use scalebio::{Bilevel, Error, Result, ScaleBio, Update};
 
-use crate::zoo::{self, Drawn, Vector, bits, coupled, devices, state};
+use crate::zoo::{self, Drawn, Vector, bits, coupled, devices, flex, state};
 
 /// The step that fails.
 const BAD: usize = 3;
@@ -238,4 +238,26 @@ fn solve_hands_on_the_error_of_a_step() {
     );
     let error = method().solve(problem, x, w, 10).unwrap_err();
     assert!(matches!(error, Error::NonFinite { step: 0, .. }), "{error}");
+}
+
+#[test]
+fn a_loss_that_depends_on_frozen_blocks_only_has_gradient_zero() {
+    // F depends on the first coordinate alone, which is frozen half of the time.
+    type Coordinates = Vec<Vector>;
+    let start: Coordinates = vec![zoo::vector(&[0.0], &flex()), zoo::vector(&[0.0], &flex())];
+    let problem = Bilevel {
+        upper: |_: &Vector, w: &Coordinates| (w[0].val() - 3.0).square(),
+        lower: |x: &Vector, w: &Coordinates| {
+            (w[0].val() - x.val()).square() + (w[1].val() - x.val()).square()
+        },
+    };
+    let lisa = scalebio::Lisa::over(&start, "")
+        .unwrap()
+        .active(1)
+        .period(1);
+    let solution = ScaleBio::new(Update::sgd(0.05), Update::sgd(0.02))
+        .layers(lisa)
+        .solve(problem, zoo::vector(&[0.0], &flex()), start, 3000)
+        .unwrap();
+    assert!((zoo::values(solution.upper.val())[0] - 3.0).abs() < 1e-3);
 }

@@ -29,16 +29,21 @@ impl ModuleVisitor for Walk {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.join(".");
-        self.sizes.push((path.clone(), param.lazy_shape().num_elements()));
+        self.sizes
+            .push((path.clone(), param.lazy_shape().num_elements()));
         if self.read {
             let values = param.val().into_data();
-            self.bits.push((path, values.iter::<f32>().map(f32::to_bits).collect()));
+            self.bits
+                .push((path, values.iter::<f32>().map(f32::to_bits).collect()));
         }
     }
 }
 
 fn bits(model: &CausalLm) -> Vec<(String, Vec<u32>)> {
-    let mut walk = Walk { read: true, ..Walk::default() };
+    let mut walk = Walk {
+        read: true,
+        ..Walk::default()
+    };
     model.visit(&mut walk);
     walk.bits
 }
@@ -56,12 +61,19 @@ fn trainable(model: &CausalLm, group: &ParamGroup) -> usize {
 
 /// Block of a parameter at `path`; `None` for embeddings and final norm.
 fn block_of(path: &str) -> Option<usize> {
-    path.strip_prefix("network.Gpt2.blocks.")?.split('.').next()?.parse().ok()
+    path.strip_prefix("network.Gpt2.blocks.")?
+        .split('.')
+        .next()?
+        .parse()
+        .ok()
 }
 
 fn small() -> CausalLm {
     let device = Device::flex().autodiff();
-    Gpt2Config::new(20, 8, 8, BLOCKS, 2).init(3, &device).unwrap().into()
+    Gpt2Config::new(20, 8, 8, BLOCKS, 2)
+        .init(3, &device)
+        .unwrap()
+        .into()
 }
 
 fn source(name: &str, step: u32) -> Source {
@@ -94,7 +106,9 @@ fn adamw() -> ScaleBio {
 }
 
 fn take(run: &mut LanguageRun, steps: usize) {
-    run.by_ref().take(steps).for_each(|step| drop(step.unwrap()));
+    run.by_ref()
+        .take(steps)
+        .for_each(|step| drop(step.unwrap()));
 }
 
 #[test]
@@ -111,7 +125,11 @@ fn lisa_trains_53_561_088_of_124_439_808_parameters_of_gpt2() {
 fn blocks_outside_the_active_set_stand_still_over_a_period_and_every_block_gets_its_turn() {
     let (active, period) = (2, 3);
     let model = small();
-    let lisa = Lisa::over(&model, &model.blocks_path()).unwrap().active(active).period(period).seed(5);
+    let lisa = Lisa::over(&model, &model.blocks_path())
+        .unwrap()
+        .active(active)
+        .period(period)
+        .seed(5);
     let mut run = start(adamw().layers(lisa), model);
     let mut drawn = [[false; BLOCKS]; 2];
     for _ in 0..25 {
@@ -130,7 +148,10 @@ fn blocks_outside_the_active_set_stand_still_over_a_period_and_every_block_gets_
             }
         }
         for variable in 0..2 {
-            assert_eq!(moved[variable].iter().filter(|moved| **moved).count(), active);
+            assert_eq!(
+                moved[variable].iter().filter(|moved| **moved).count(),
+                active
+            );
             for (drawn, moved) in drawn[variable].iter_mut().zip(moved[variable]) {
                 *drawn |= moved;
             }
@@ -142,7 +163,10 @@ fn blocks_outside_the_active_set_stand_still_over_a_period_and_every_block_gets_
 #[test]
 fn moments_of_gpt2_stay_those_of_the_active_blocks_over_100_redraws() {
     let model = small();
-    let lisa = Lisa::over(&model, &model.blocks_path()).unwrap().active(2).period(1);
+    let lisa = Lisa::over(&model, &model.blocks_path())
+        .unwrap()
+        .active(2)
+        .period(1);
     let mut counting = lisa.clone();
     let active = trainable(&model, &counting.sample(0).unwrap().lower);
     let mut run = start(adamw().layers(lisa), model);
@@ -156,7 +180,10 @@ fn moments_of_gpt2_stay_those_of_the_active_blocks_over_100_redraws() {
 #[test]
 fn gpt2_with_all_blocks_active_trains_as_without_lisa_bit_for_bit() {
     let model = small();
-    let lisa = Lisa::over(&model, &model.blocks_path()).unwrap().active(BLOCKS).period(2);
+    let lisa = Lisa::over(&model, &model.blocks_path())
+        .unwrap()
+        .active(BLOCKS)
+        .period(2);
     let mut with = start(adamw().layers(lisa), model);
     let mut without = start(adamw(), small());
     take(&mut with, 7);

@@ -29,6 +29,8 @@ mod data_records;
 #[cfg(feature = "llm")]
 mod data_tokens;
 #[cfg(feature = "llm")]
+mod examples;
+#[cfg(feature = "llm")]
 mod gpt2;
 #[cfg(all(feature = "llm", feature = "wgpu"))]
 mod gpu;

@@ -387,6 +387,39 @@ fn two_runs_with_the_same_settings_are_bit_identical_and_reading_steps_changes_n
 }
 
 #[test]
+fn x_and_w_may_start_as_clones_of_one_another() {
+    let method = || with_rates(Update::sgd).penalty(3.0);
+    let w = zoo::vector(&W, &flex());
+    let clones = method().start(coupled::problem(), w.clone(), w).unwrap();
+    let (x, w) = (zoo::vector(&W, &flex()), zoo::vector(&W, &flex()));
+    let apart = method().start(coupled::problem(), x, w).unwrap();
+    let after = |mut run: scalebio::Run<_, _, _, _>| {
+        run.by_ref().take(3).for_each(|step| drop(step.unwrap()));
+        state(&run).concat()
+    };
+    assert_eq!(bits(&after(clones)), bits(&after(apart)));
+}
+
+#[test]
+fn copies_of_the_variables_stay_as_they_were_and_disturb_nothing() {
+    let (x, w) = start_at(&flex());
+    let mut copies = vec![[x.clone(), w.clone(), w.clone()]];
+    let mut then = vec![[X.to_vec(), W.to_vec(), W.to_vec()]];
+    let method = || with_rates(Update::adam).penalty(3.0);
+    let mut run = method().start(coupled::problem(), x, w).unwrap();
+    for _ in 0..5 {
+        run.next().unwrap().unwrap();
+        copies.push([run.upper(), run.lower(), run.auxiliary()].map(Clone::clone));
+        then.push(state(&run));
+    }
+    for (copies, then) in copies.into_iter().zip(then) {
+        assert_eq!(copies.map(|copy| zoo::values(copy.val())), then);
+    }
+    let (undisturbed, _) = after(&flex(), method(), 1.0, 5);
+    assert_eq!(bits(&state(&run).concat()), bits(&undisturbed));
+}
+
+#[test]
 fn solve_is_the_loop_of_the_steps() {
     let (x, w) = start_at(&flex());
     let method = || with_rates(Update::adamw).penalty(3.0);

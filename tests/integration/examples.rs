@@ -1,0 +1,305 @@
+//! The examples, run as a user runs them: as processes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use scalebio::train::{Status, WeightsReport};
+
+/// `cargo test` builds the examples beside this binary's folder.
+fn example(name: &str, arguments: &[&str]) -> Output {
+    let binary = std::env::current_exe().unwrap();
+    let examples = binary.ancestors().nth(2).unwrap().join("examples");
+    Command::new(examples.join(name))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap()
+}
+
+fn printed(output: &Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn refused(arguments: &[&str]) -> String {
+    let output = example("reweight", arguments);
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn reweight(out: &Path, arguments: &[&str]) -> (String, WeightsReport) {
+    let folder = out.to_str().unwrap();
+    let output = example("reweight", &[&["--out", folder], arguments].concat());
+    (
+        printed(&output),
+        WeightsReport::read(out.join("weights.json")).unwrap(),
+    )
+}
+
+fn weight(report: &WeightsReport, name: &str) -> f64 {
+    report
+        .sources
+        .iter()
+        .find(|source| source.name == name)
+        .unwrap()
+        .weight
+}
+
+/// The number at the end of the line that starts with `name`.
+fn loss(text: &str, name: &str) -> f64 {
+    let line = text
+        .lines()
+        .find(|line| line.trim_start().starts_with(name))
+        .unwrap();
+    line.split_whitespace().last().unwrap().parse().unwrap()
+}
+
+/// A run of a few steps on the shipped data.
+const SHORT: [&str; 5] = ["--no-compare", "--steps", "3", "--batch", "14"];
+
+#[test]
+fn quadratic_ends_at_three() {
+    let text = printed(&example("quadratic", &[]));
+    assert!(text.starts_with("step 0: L1(w) 18.0"), "{text}");
+    let last = text.lines().last().unwrap();
+    assert!(
+        last.starts_with("x = [2.99999") || last.starts_with("x = [3.0"),
+        "{last}"
+    );
+}
+
+#[test]
+fn replay_equals_the_recorded_pytorch_run() {
+    let folder = "tests/fixtures/trajectory/gpt2-adamw";
+    let text = printed(&example("replay", &["tests/fixtures/hf/gpt2", folder]));
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["steps"], 20);
+    // The bounds are 2e-3 and 1e-3; rounding alone moves the reference by 6e-5 and 8e-5.
+    assert!(
+        report["max_abs_p_error"].as_f64().unwrap() <= 2e-4,
+        "{text}"
+    );
+    assert!(
+        report["max_rel_loss_error"].as_f64().unwrap() <= 2e-4,
+        "{text}"
+    );
+}
+
+#[test]
+fn reweight_finds_the_relevant_sources_and_a_better_mix_with_three_seeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let uniform = 1.0 / 7.0;
+    for seed in ["0", "1", "2"] {
+        let (text, report) = reweight(&folder.path().join(seed), &["--seed", seed]);
+        let mut sources = report.sources.clone();
+        sources.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+        let mut top: Vec<_> = sources[..2].iter().map(|s| s.name.as_str()).collect();
+        top.sort_unstable();
+        assert_eq!(top, ["devil", "jargon"], "{text}");
+        for source in ["bantu", "germanic", "romance", "python", "jargon_scrambled"] {
+            assert!(weight(&report, source) < uniform, "{text}");
+        }
+        let (learned, uniform) = (loss(&text, "on the learned"), loss(&text, "on uniform"));
+        assert!(learned < uniform, "{text}");
+    }
+}
+
+#[test]
+fn reweight_with_one_seed_gives_the_same_weights_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, seed: &str| {
+        let out = folder.path().join(name);
+        reweight(
+            &out,
+            &[&SHORT[..], &["--seed", seed, "--micro-batch", "5"]].concat(),
+        );
+        fs::read(out.join("weights.json")).unwrap()
+    };
+    let first = run("first", "4");
+    assert_eq!(first, run("second", "4"));
+    assert_ne!(first, run("third", "5"));
+}
+
+#[test]
+fn reweight_writes_its_files_and_refuses_a_folder_that_holds_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let (text, report) = reweight(
+        &out,
+        &[
+            &SHORT[..],
+            &["--save-model", "--lisa-blocks", "1", "--lisa-period", "2"],
+        ]
+        .concat(),
+    );
+    assert_eq!((report.schema_version, report.step), (1, 3));
+    assert_ne!(report.status, Status::Running);
+    let names: Vec<_> = report
+        .sources
+        .iter()
+        .map(|source| source.name.as_str())
+        .collect();
+    assert!(names.is_sorted());
+    let sum: f64 = report.sources.iter().map(|source| source.weight).sum();
+    assert!((sum - 1.0).abs() < 1e-12);
+
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = metrics
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 3);
+    let reach: f64 = lines
+        .iter()
+        .map(|line| line["lr_upper"].as_f64().unwrap())
+        .sum();
+    assert!((reach - report.reach).abs() < 1e-12);
+    for line in &lines {
+        let gap = line["l2_w"].as_f64().unwrap() - line["l2_u"].as_f64().unwrap();
+        assert!((gap - line["gap"].as_f64().unwrap()).abs() < 1e-12);
+        assert!(line["seconds"].as_f64().unwrap() > 0.0 && line["tokens"].as_u64().unwrap() > 0);
+        let weighted: f64 = names
+            .iter()
+            .map(|&name| {
+                let of = |field: &str| line[field][name].as_f64().unwrap();
+                of("weights") * of("source_losses_w")
+            })
+            .sum();
+        assert!((weighted - line["l2_w"].as_f64().unwrap()).abs() < 1e-9);
+    }
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        assert!(out.join("model").join(file).exists(), "{file}");
+    }
+    assert!(text.contains("weights.json"), "{text}");
+
+    let before = fs::read(out.join("weights.json")).unwrap();
+    let error = refused(&["--out", out.to_str().unwrap(), "--steps", "1"]);
+    assert!(error.contains("already holds a run"), "{error}");
+    assert_eq!(fs::read(out.join("weights.json")).unwrap(), before);
+
+    // The saved model is a base model for the next run, with the tokenizer beside it.
+    let model = out.join("model");
+    let next = folder.path().join("next");
+    reweight(
+        &next,
+        &[&SHORT[..], &["--model", model.to_str().unwrap()]].concat(),
+    );
+}
+
+#[test]
+fn reweight_reports_the_micro_batch_free_weights_up_to_rounding() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, micro_batch: &str| -> Vec<f64> {
+        let out = folder.path().join(name);
+        let (_, report) = reweight(
+            &out,
+            &[
+                &SHORT[..],
+                &["--optimizer", "sgd", "--micro-batch", micro_batch],
+            ]
+            .concat(),
+        );
+        report.sources.iter().map(|source| source.weight).collect()
+    };
+    let (whole, cut) = (run("whole", "14"), run("cut", "3"));
+    for (a, b) in whole.iter().zip(&cut) {
+        assert!((a - b).abs() < 1e-5, "{whole:?} {cut:?}");
+    }
+}
+
+#[test]
+fn reweight_says_what_is_wrong_with_its_flags() {
+    let out: PathBuf = std::env::temp_dir().join("scalebio-refused");
+    let out = out.to_str().unwrap();
+    for (arguments, said) in [
+        (&["--steps", "0"][..], "at least 1"),
+        (&["--alpha", "0"], "penalty"),
+        (&["--alpha", "-1"], "penalty"),
+        (&["--batch", "0"], "0 samples"),
+        (&["--batch", "9999999"], "9999999 samples"),
+        (&["--micro-batch", "0"], "micro-batch"),
+        (&["--max-length", "1"], "max length"),
+        (&["--lr-lower", "0"], "lr-lower"),
+        (&["--lr-upper", "NaN"], "lr-upper"),
+        (&["--clip", "-1"], "clip"),
+        (&["--lisa-blocks", "3"], "3 blocks"),
+        (&["--lisa-blocks", "1", "--lisa-period", "0"], "period"),
+        (&["--optimizer", "adagrad"], "adamw or sgd"),
+        (&["--device", "tpu"], "tpu"),
+        (&["--data", "no/such/folder"], "no/such/folder"),
+        (&["--model", "no/such/model"], "no/such/model"),
+        (
+            &["--tokenizer", "no/such/tokenizer.json"],
+            "no/such/tokenizer.json",
+        ),
+    ] {
+        let error = refused(&[arguments, &["--out", out]].concat());
+        assert!(error.contains(said), "{arguments:?}: {error}");
+        assert!(
+            !Path::new(out).exists(),
+            "{arguments:?} left a folder behind"
+        );
+    }
+}
+
+#[test]
+fn reweight_help_names_every_flag_with_its_default() {
+    let text = printed(&example("reweight", &["--help"]));
+    for flag in [
+        "data",
+        "model",
+        "tokenizer",
+        "steps",
+        "batch",
+        "micro-batch",
+        "max-length",
+        "alpha",
+        "lr-lower",
+        "lr-upper",
+        "optimizer",
+        "clip",
+        "lisa-blocks",
+        "lisa-period",
+        "seed",
+        "device",
+        "out",
+    ] {
+        let start = text
+            .find(&format!("--{flag} "))
+            .unwrap_or_else(|| panic!("{flag} in {text}"));
+        assert!(
+            text[start..]
+                .lines()
+                .take(2)
+                .any(|line| line.contains("default")),
+            "{flag}"
+        );
+    }
+    assert!(text.contains("--save-model"));
+}
+
+#[test]
+fn quality_data_of_the_authors_prefer_gpt4() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/quality");
+    if !data.exists() {
+        eprintln!("skipped: {} is not here", data.display());
+        return;
+    }
+    // A smaller vocabulary and fewer steps than the full check, whose figures are in docs/performance.md.
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "--data",
+        data.to_str().unwrap(),
+        "--no-compare",
+        "--steps",
+        "60",
+    ];
+    let more = ["--batch", "8", "--max-length", "128", "--lr-upper", "5e-2"];
+    let (text, report) = reweight(
+        &folder.path().join("run"),
+        &[&arguments[..], &more].concat(),
+    );
+    assert!(weight(&report, "gpt4_alpaca") >= 0.55, "{text}");
+}
