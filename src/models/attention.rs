@@ -17,7 +17,7 @@ const MASKED: f64 = -1e9;
 pub(super) fn causal_bias(mask: Tensor<2, Int>, length: usize, window: Option<usize>) -> Tensor<4> {
     let [batch, keys] = mask.dims();
     let position = Tensor::<1, Int>::arange(0..keys as i64, &mask.device());
-    let query = position.clone().slice([keys - length..keys]);
+    let query = position.clone().narrow(0, keys - length, length);
     let query = query.reshape([1, 1, length, 1]);
     let key = position.reshape([1, 1, 1, keys]);
     let mut hidden = key.clone().greater(query.clone()).float();

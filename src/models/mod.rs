@@ -23,6 +23,7 @@ mod attention;
 mod causal_lm;
 mod decoder;
 mod gemma2;
+mod generate;
 mod gpt2;
 mod gpt_neox;
 mod linear;
@@ -42,5 +43,6 @@ mod shards;
 
 pub use activation::Activation;
 pub use causal_lm::CausalLm;
+pub use generate::{Generation, Sampling};
 pub use gpt2::{Gpt2, Gpt2Config};
 pub use loss::{sample_losses, token_losses};

@@ -53,12 +53,10 @@ impl Experiment {
         config.validate()?;
         let device = device(&config.device)?.autodiff();
         let mut options = CorpusConfig::new(config.max_length).vocabulary(VOCABULARY);
-        let beside_model = config
-            .model
-            .as_ref()
-            .map(|folder| folder.join("tokenizer.json"));
-        if let Some(file) = config.tokenizer.as_ref().or(beside_model.as_ref()) {
+        if let Some(file) = &config.tokenizer {
             options = options.tokenizer(Tokenizer::from_file(file)?);
+        } else if let Some(folder) = &config.model {
+            options = options.tokenizer(Tokenizer::from_pretrained(folder)?);
         }
         let corpus = Corpus::open(&config.data, options)?;
         Ok(Self {

@@ -149,7 +149,7 @@ fn error_of(method: ScaleBio) -> Error {
         zoo::vector(&coupled::W, &flex()),
     );
     let run = method.start(coupled::problem(), x, w);
-    run.err().expect("a setting that cannot work")
+    run.expect_err("a setting that cannot work")
 }
 
 fn sgd() -> ScaleBio {
