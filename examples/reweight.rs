@@ -23,6 +23,7 @@ const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
 /// Learns how much each source of a language model's training data should count, so that the model
 /// trained on the mix does best on a validation set (ScaleBiO, arXiv 2406.19976).
 #[derive(Debug, Parser)]
+#[command(allow_negative_numbers = true)]
 struct Args {
     /// Folder with train_<source>.jsonl (or .json), val.jsonl and, if there is one, test.jsonl
     #[arg(long, value_name = "DIR", default_value = SHIPPED, hide_default_value = true,

@@ -6,7 +6,7 @@
 //!
 //! where `l_i` is the mean loss of source `i` and `L1` the mean loss of a validation set. Bring the
 //! samples ([`Samples`]) and a model that gives a loss a sample ([`SampleLosses`]); [`problem`] makes
-//! a [`Bilevel`] of them, whose upper variable is [`SourceWeights`].
+//! a [`Bilevel`](crate::Bilevel) of them, whose upper variable is [`SourceWeights`].
 //!
 //! # Example
 //!
