@@ -10,7 +10,7 @@ use scalebio::burn::module::Param;
 use scalebio::burn::optim::{AdamWConfig, GradientsParams};
 use scalebio::burn::tensor::{Device, Tensor};
 use scalebio::data::{Sample, Source, TokenBatch};
-use scalebio::models::Gpt2Config;
+use scalebio::models::{CausalLm, Gpt2Config};
 use scalebio::reweight::{self, Draws, SampleLosses, SourceWeights, TokenSources};
 use scalebio::{Bilevel, ScaleBio, Update};
 
@@ -53,9 +53,11 @@ fn quadratic(criterion: &mut Criterion) {
 fn gpt2(criterion: &mut Criterion) {
     let device = Device::flex().autodiff();
     let model = || {
-        Gpt2Config::new(VOCABULARY, LENGTH, 128, 2, 4)
-            .init(0, &device)
-            .expect("a config that works")
+        CausalLm::from(
+            Gpt2Config::new(VOCABULARY, LENGTH, 128, 2, 4)
+                .init(0, &device)
+                .expect("a config that works"),
+        )
     };
     let training = TokenSources::new(vec![source("ones", 1), source("threes", 3)]);
     let validation = TokenSources::new(vec![source("val", 1)]);

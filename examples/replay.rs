@@ -17,7 +17,7 @@ use clap::Parser;
 use safetensors::SafeTensors;
 use scalebio::burn::module::{Module, ModuleVisitor, Param};
 use scalebio::burn::tensor::{Device, Int, Tensor, TensorData};
-use scalebio::models::Gpt2;
+use scalebio::models::CausalLm;
 use scalebio::reweight::{SampleLosses, SourceWeights, WeightedBatch};
 use scalebio::{Bilevel, Gradients, LowerObjective, ScaleBio, Update, UpperObjective};
 use serde::Deserialize;
@@ -72,10 +72,10 @@ struct Tokens {
     labels: Tensor<2, Int>,
 }
 
-impl SampleLosses<Tokens> for Gpt2 {
+impl SampleLosses<Tokens> for CausalLm {
     fn sample_losses(&self, batch: &Tokens) -> Tensor<1> {
         let Tokens { ids, mask, labels } = batch.clone();
-        Gpt2::sample_losses(self, ids, mask, labels)
+        CausalLm::sample_losses(self, ids, mask, labels)
     }
 }
 
@@ -93,35 +93,35 @@ impl Recorded {
     }
 }
 
-impl LowerObjective<SourceWeights, Gpt2> for Recorded {
+impl LowerObjective<SourceWeights, CausalLm> for Recorded {
     type Batch = WeightedBatch<Tokens>;
 
     fn sample(&mut self) -> scalebio::Result<Vec<Self::Batch>> {
         self.next()
     }
 
-    fn loss(&self, weights: &SourceWeights, model: &Gpt2, batch: &Self::Batch) -> Tensor<1> {
+    fn loss(&self, weights: &SourceWeights, model: &CausalLm, batch: &Self::Batch) -> Tensor<1> {
         batch.weighted_loss(weights, model)
     }
 
     fn gradients(
         &self,
         weights: &SourceWeights,
-        model: &Gpt2,
+        model: &CausalLm,
         batch: &Self::Batch,
     ) -> scalebio::Result<Gradients> {
         batch.weighted_gradients(weights, model)
     }
 }
 
-impl UpperObjective<SourceWeights, Gpt2> for Recorded {
+impl UpperObjective<SourceWeights, CausalLm> for Recorded {
     type Batch = WeightedBatch<Tokens>;
 
     fn sample(&mut self) -> scalebio::Result<Vec<Self::Batch>> {
         self.next()
     }
 
-    fn loss(&self, _: &SourceWeights, model: &Gpt2, batch: &Self::Batch) -> Tensor<1> {
+    fn loss(&self, _: &SourceWeights, model: &CausalLm, batch: &Self::Batch) -> Tensor<1> {
         batch.loss(model)
     }
 }
@@ -141,7 +141,7 @@ fn replay(args: &Args) -> Result<bool, AnyError> {
     let device = scalebio::device(&args.device)?.autodiff();
     let config: Config = read_json(&args.trajectory.join("config.json"))?;
     let expected: Vec<Expected> = read_json(&args.trajectory.join("expected.json"))?;
-    let model = Gpt2::pretrained(&args.model, &device)?;
+    let model = CausalLm::from_pretrained(&args.model, &device)?;
     let names = (0..config.q.len()).map(|source| format!("source{source}"));
     let weights = SourceWeights::uniform(names, &device)?;
 
@@ -277,8 +277,9 @@ fn integers(file: &SafeTensors, name: &str) -> Result<Vec<i64>, AnyError> {
 }
 
 /// The largest relative error of a model's parameters against a file: max |a - b| / max |b| of a tensor.
-fn model_error(model: &Gpt2, path: &Path) -> Result<f64, AnyError> {
+fn model_error(model: &CausalLm, path: &Path) -> Result<f64, AnyError> {
     struct Compare<'a> {
+        model: &'a CausalLm,
         path: Vec<String>,
         file: SafeTensors<'a>,
         error: f64,
@@ -295,7 +296,7 @@ fn model_error(model: &Gpt2, path: &Path) -> Result<f64, AnyError> {
         }
 
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let name = Gpt2::checkpoint_name(&self.path.join("."));
+            let name = self.model.checkpoint_name(&self.path.join("."));
             let Ok(expected) = self.file.tensor(&name) else {
                 self.missing = Some(name);
                 return;
@@ -316,6 +317,7 @@ fn model_error(model: &Gpt2, path: &Path) -> Result<f64, AnyError> {
     let bytes = fs::read(path)?;
     let file = SafeTensors::deserialize(&bytes)?;
     let mut compare = Compare {
+        model,
         path: Vec::new(),
         file,
         error: 0.0,

@@ -239,7 +239,7 @@ fn print_weights(report: &WeightsReport) {
 fn compare(
     experiment: &Experiment,
     learned: &SourceWeights,
-    reweighted: &scalebio::models::Gpt2,
+    reweighted: &scalebio::models::CausalLm,
 ) -> Result<(), Box<dyn Error>> {
     let Some(test) = experiment.test() else {
         return Ok(());

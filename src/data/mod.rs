@@ -35,6 +35,7 @@
 mod batch;
 mod corpus;
 mod files;
+mod folder;
 mod record;
 mod sample;
 mod template;

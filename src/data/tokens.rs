@@ -209,6 +209,29 @@ impl Tokenizer {
             .map_err(|e| failure(self.path.as_deref(), format!("cannot encode a text: {e}")))
     }
 
+    /// Turns a text into the tokens that the tokenizer gives it, with its own special tokens, but no end of text after it:
+    /// what a model reads before it continues.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] as for [`encode`](Self::encode).
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode(text, true);
+        let encoding = encoding
+            .map_err(|e| failure(self.path.as_deref(), format!("cannot encode a text: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Turns tokens into text, without special tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] if the tokenizer cannot decode them.
+    pub fn text(&self, tokens: &[u32]) -> Result<String> {
+        let text = self.inner.decode(tokens, true);
+        text.map_err(|e| failure(self.path.as_deref(), format!("cannot decode tokens: {e}")))
+    }
+
     fn try_encode(&self, segments: &[Segment]) -> tokenizers::Result<Sample> {
         let text: String = segments.iter().map(|s| s.text.as_str()).collect();
         let mut borders = vec![0];

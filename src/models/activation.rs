@@ -10,8 +10,8 @@ use super::linearized::linearized;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Activation {
-    /// The tanh approximation of GELU (`gelu_new`, `gelu_pytorch_tanh`).
-    #[serde(alias = "gelu_pytorch_tanh")]
+    /// The tanh approximation of GELU (`gelu_new`, `gelu_fast`, `gelu_pytorch_tanh`).
+    #[serde(alias = "gelu_fast", alias = "gelu_pytorch_tanh")]
     GeluNew,
     /// GELU with the error function (`gelu`).
     Gelu,
@@ -65,6 +65,7 @@ mod tests {
         // torch.nn.functional.gelu(x, approximate="tanh"), gelu(x), relu(x), silu(x) at -1.5 and 0.7.
         let cases = [
             ("gelu_new", [-0.100_428_42, 0.530_570_13]),
+            ("gelu_fast", [-0.100_428_42, 0.530_570_13]),
             ("gelu_pytorch_tanh", [-0.100_428_42, 0.530_570_13]),
             ("gelu", [-0.100_210_8, 0.530_625_5]),
             ("relu", [0.0, 0.7]),

@@ -19,10 +19,11 @@ use serde_json::Value;
 
 use super::{
     activation::Activation,
-    attention::{attention, causal_bias},
-    loss::Targets,
+    attention::{Seen, attention, causal_bias, with_seen},
+    network::Network,
     pretrained::{self, Naming},
     random::Draw,
+    saving,
 };
 use crate::error::{Error, Result};
 
@@ -223,8 +224,8 @@ pub struct Gpt2 {
 }
 
 impl Gpt2 {
-    /// Opens a checkpoint folder of the Hub: config.json and model.safetensors (float32, float16 or bfloat16, converted
-    /// to float32). One tensor at a time is read and put on the device, so that no second copy of the model is held.
+    /// Opens a checkpoint folder of the Hub: config.json and model.safetensors or its shards (float32, float16 or
+    /// bfloat16, converted to float32). One tensor at a time is read and put on the device, so that no second copy of the model is held.
     ///
     /// # Errors
     /// [`Error::Io`] for a file that cannot be read; [`Error::File`] for a config.json with an option that would change the
@@ -245,7 +246,13 @@ impl Gpt2 {
     /// # Errors
     /// [`Error::Io`] if the folder or a file cannot be written.
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
-        pretrained::save(self, dir.as_ref(), &NAMING, &self.config)
+        let dir = dir.as_ref();
+        saving::save(self, dir, &NAMING, self.settings(dir)?, u64::MAX, None)
+    }
+
+    /// The content of config.json; `dir` is for an error.
+    pub(super) fn settings(&self, dir: &Path) -> Result<Value> {
+        serde_json::to_value(&self.config).map_err(|e| Error::file(dir, e))
     }
 
     /// The shape of the model.
@@ -268,10 +275,7 @@ impl Gpt2 {
     /// - `mask` `[batch, length]`: 1 for tokens, 0 for padding
     /// - result `[batch, length, vocab_size]`
     pub fn logits(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>) -> Tensor<3> {
-        let [batch, length] = ids.dims();
-        let logits = self.head(self.hidden(ids, mask));
-        let [_, vocabulary] = logits.dims();
-        logits.reshape([batch, length, vocabulary])
+        Network::logits(self, ids, mask)
     }
 
     /// The mean negative log-likelihood over the label tokens of each sample; 0 for a sample without any.
@@ -288,35 +292,54 @@ impl Gpt2 {
         mask: Tensor<2, Int>,
         labels: Tensor<2, Int>,
     ) -> Tensor<1> {
-        let targets = Targets::of(&labels);
-        let hidden = self.hidden(ids, mask);
-        targets.sample_losses(hidden, |rows| self.head(rows))
+        Network::sample_losses(self, ids, mask, labels)
     }
 
     /// The device that holds the model.
     pub fn device(&self) -> Device {
-        self.wte.weight.lazy_device()
+        Network::device(self)
     }
+}
 
-    /// `[batch, length]` to `[batch * length, n_embd]`. Between attentions, all positions of all sequences are rows
-    /// of one matrix: one matmul a weight.
-    fn hidden(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>) -> Tensor<2> {
+impl Network for Gpt2 {
+    /// Between attentions, all positions of all sequences are rows of one matrix: one matmul a weight.
+    fn hidden(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>, seen: &mut [Seen]) -> Tensor<2> {
         let [batch, length] = ids.dims();
+        let [_, keys] = mask.dims();
         let width = self.config.n_embd;
-        let position = self.wpe.weight.val().slice([0..length, 0..width]);
+        let position = self.wpe.weight.val().slice([keys - length..keys, 0..width]);
         let x = self.wte.forward(ids) + position.unsqueeze();
         let mut x = x.reshape([batch * length, width]);
-        let bias = causal_bias(mask);
-        for block in &self.blocks {
-            x = block.forward(x, &bias);
+        let bias = causal_bias(mask, length, None);
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = block.forward(x, &bias, seen.get_mut(index));
         }
         self.ln_f.forward(x)
     }
 
-    /// `[rows, n_embd]` to `[rows, vocab_size]`.
     fn head(&self, rows: Tensor<2>) -> Tensor<2> {
         let head = self.lm_head.as_ref().unwrap_or(&self.wte);
         rows.matmul(head.weight.val().transpose())
+    }
+
+    fn device(&self) -> Device {
+        self.wte.weight.lazy_device()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn longest(&self) -> usize {
+        self.config.n_positions
+    }
+
+    fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn naming(&self) -> &'static Naming {
+        &NAMING
     }
 }
 
@@ -360,8 +383,8 @@ impl Block {
     }
 
     /// `[batch * length, width]` to the same.
-    fn forward(&self, x: Tensor<2>, bias: &Tensor<4>) -> Tensor<2> {
-        let x = x.clone() + self.attn.forward(self.ln_1.forward(x), bias);
+    fn forward(&self, x: Tensor<2>, bias: &Tensor<4>, seen: Option<&mut Seen>) -> Tensor<2> {
+        let x = x.clone() + self.attn.forward(self.ln_1.forward(x), bias, seen);
         x.clone() + self.mlp.forward(self.ln_2.forward(x))
     }
 }
@@ -377,7 +400,7 @@ struct Attention {
 }
 
 impl Attention {
-    fn forward(&self, x: Tensor<2>, bias: &Tensor<4>) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, bias: &Tensor<4>, seen: Option<&mut Seen>) -> Tensor<2> {
         let [rows, width] = x.dims();
         let [batch, _, length, _] = bias.dims();
         let qkv = self.c_attn.forward(x);
@@ -387,7 +410,8 @@ impl Attention {
                 .reshape([batch, length, self.heads, width / self.heads])
                 .swap_dims(1, 2)
         };
-        let mixed = attention(heads(0), heads(1), heads(2), bias, self.scale);
+        let (k, v) = with_seen(seen, heads(1), heads(2));
+        let mixed = attention(heads(0), k, v, bias, self.scale, None);
         self.c_proj
             .forward(mixed.swap_dims(1, 2).reshape([rows, width]))
     }
@@ -409,20 +433,11 @@ impl Mlp {
 }
 
 const NAMING: Naming = Naming {
-    checkpoint: |path| match path.strip_prefix("lm_head") {
-        Some(_) => path.to_owned(),
-        None => format!("transformer.{}", path.replacen("blocks.", "h.", 1)),
-    },
-    // Both `transformer.wte.weight` and `wte.weight` exist on the Hub. `attn.bias` and `attn.masked_bias` are the causal
-    // mask, not parameters.
-    stored: |name| {
-        if name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") {
-            None
-        } else if name.starts_with("transformer.") || name.starts_with("lm_head.") {
-            Some(name.to_owned())
-        } else {
-            Some(format!("transformer.{name}"))
-        }
-    },
-    spare: &["lm_head.weight"],
+    base: "transformer.",
+    blocks: "h.",
+    embedding: "wte.weight",
+    head: "lm_head.",
+    other_head: "lm_head.",
+    // The causal mask.
+    buffers: &[".attn.bias", ".attn.masked_bias"],
 };

@@ -3,28 +3,46 @@
 //! One file is one architecture and reads top to bottom like its paper; its fields are called as in the checkpoint.
 //! What architectures share (attention, activations, the loss, reading and writing checkpoints) is written once, next to them.
 //!
+//! [`CausalLm`] is a checkpoint of any of them; [`Gpt2Config::init`] makes a small model from scratch.
+//!
 //! ```no_run
 //! use burn::tensor::Device;
-//! use scalebio::models::{Gpt2, Gpt2Config};
+//! use scalebio::models::{CausalLm, Gpt2Config};
 //!
 //! # fn main() -> scalebio::Result<()> {
 //! let device = Device::flex().autodiff();
-//! let small = Gpt2Config::new(1_000, 128, 64, 2, 4).init(0, &device)?; // from scratch
-//! let pretrained = Gpt2::pretrained("path/to/gpt2", &device)?;
-//! pretrained.save("path/to/copy")?;
+//! let small = CausalLm::from(Gpt2Config::new(1_000, 128, 64, 2, 4).init(0, &device)?); // from scratch
+//! let pretrained = CausalLm::from_pretrained("path/to/llama", &device)?;
+//! pretrained.save_pretrained("path/to/copy", 5_000_000_000)?;
 //! # Ok(())
 //! # }
 //! ```
 
 mod activation;
 mod attention;
+mod causal_lm;
+mod decoder;
+mod gemma2;
+mod generate;
 mod gpt2;
+mod gpt_neox;
+mod linear;
 mod linearized;
+mod llama;
 mod loss;
+mod network;
+mod norm;
 mod pretrained;
+mod qwen2;
 mod random;
+mod rotary;
 mod safetensors;
+mod saving;
+mod settings;
+mod shards;
 
 pub use activation::Activation;
+pub use causal_lm::CausalLm;
+pub use generate::{Generation, Sampling};
 pub use gpt2::{Gpt2, Gpt2Config};
 pub use loss::{sample_losses, token_losses};

@@ -1,8 +1,7 @@
-//! Checkpoint folders of the Hugging Face Hub, for any module.
+//! Reading checkpoint folders of the Hugging Face Hub, for any module.
 //!
 //! The parameters of a module are walked with their paths; an architecture says with a [`Naming`] what a path is called in
-//! a checkpoint, and adds nothing else. (Weights whose layout differs from Burn's `[in, out]` would be turned in
-//! [`Load::map_float`] and [`Save::visit_float`]; GPT-2 has none.)
+//! a checkpoint, and adds nothing else. Parameters have the checkpoint's layout.
 
 use std::{
     collections::BTreeMap,
@@ -14,37 +13,63 @@ use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     tensor::Tensor,
 };
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
-use super::safetensors::{Reader, Writer};
+use super::shards::Shards;
 use crate::error::{Error, Result};
 
-const CONFIG: &str = "config.json";
-const TENSORS: &str = "model.safetensors";
+/// The file with a model's shape.
+pub(super) const CONFIG: &str = "config.json";
 
 /// So many tensors of each kind are named in an error; a wrong folder would name hundreds.
 const LISTED: usize = 20;
 
 /// What an architecture's parameters are called in its checkpoints.
+#[derive(Debug)]
 pub(super) struct Naming {
-    /// The name for the parameter at a module path, whose norms already end in `.weight` and `.bias`.
-    pub(super) checkpoint: fn(&str) -> String,
-    /// The name that a stored tensor stands for (some files leave a prefix out); `None` for one that is not a parameter.
-    pub(super) stored: fn(&str) -> Option<String>,
-    /// Tensors that a file may hold although the model does not have them: a tied head, stored a second time.
-    pub(super) spare: &'static [&'static str],
+    /// Before every name but the head's. Some files on the Hub leave it out.
+    pub base: &'static str,
+    /// What the checkpoint calls `blocks.`.
+    pub blocks: &'static str,
+    /// The token embedding, after `base`: what a tied head equals.
+    pub embedding: &'static str,
+    /// What the checkpoint calls `lm_head.`.
+    pub head: &'static str,
+    /// What else it may be called.
+    pub other_head: &'static str,
+    /// Endings of stored tensors that are not parameters.
+    pub buffers: &'static [&'static str],
 }
 
 impl Naming {
-    /// The checkpoint's name of the parameter at `path`.
-    pub(super) fn name(&self, path: &str) -> String {
+    /// The checkpoint's name of the parameter at a module path.
+    pub fn name(&self, path: &str) -> String {
         let path = match path.rsplit_once('.') {
             Some((norm, "gamma")) => &format!("{norm}.weight"),
             Some((norm, "beta")) => &format!("{norm}.bias"),
             _ => path,
         };
-        (self.checkpoint)(path)
+        if let Some(rest) = path.strip_prefix("lm_head.") {
+            return format!("{}{rest}", self.head);
+        }
+        match path.strip_prefix("blocks.") {
+            Some(rest) => format!("{}{}{rest}", self.base, self.blocks),
+            None => format!("{}{path}", self.base),
+        }
+    }
+
+    /// The name that a stored tensor stands for; `None` for one that is not a parameter.
+    fn stored(&self, name: &str) -> Option<String> {
+        if self.buffers.iter().any(|buffer| name.ends_with(buffer)) {
+            return None;
+        }
+        for head in [self.head, self.other_head] {
+            if let Some(rest) = name.strip_prefix(head) {
+                return Some(format!("{}{rest}", self.head));
+            }
+        }
+        let has_base = name.starts_with(self.base);
+        Some(format!("{}{name}", if has_base { "" } else { self.base }))
     }
 }
 
@@ -60,18 +85,21 @@ pub(super) fn read_config<C: DeserializeOwned>(dir: &Path) -> Result<(PathBuf, C
 ///
 /// The parameters should not be initialized yet: then nothing but one tensor at a time is held besides the model itself.
 pub(super) fn load<M: Module>(module: M, dir: &Path, naming: &Naming) -> Result<M> {
-    let path = dir.join(TENSORS);
-    let index = dir.join(format!("{TENSORS}.index.json"));
-    if !path.exists() && index.exists() {
-        let message =
-            format!("sharded checkpoints cannot be read yet; save it as one {TENSORS} first");
-        return Err(Error::file(&index, message));
+    let mut shards = Shards::open(dir)?;
+    let path = shards.path().to_owned();
+    let matched = match_names(&module, &shards, naming).map_err(|m| Error::file(&path, m))?;
+    if let Some((head, embedding)) = matched.tied
+        && !shards.same(&head, &embedding)?
+    {
+        let message = format!(
+            "{CONFIG} says that `{head}` is `{embedding}` (tie_word_embeddings), but they differ; \
+             correct {CONFIG} to use both, or remove `{head}`"
+        );
+        return Err(Error::file(&path, message));
     }
-    let reader = Reader::open(&path)?;
-    let names = match_names(&module, &reader, naming).map_err(|m| Error::file(&path, m))?;
     let mut load = Load {
-        names: names.into_iter(),
-        reader,
+        names: matched.names.into_iter(),
+        shards,
         failed: None,
     };
     let module = module.map(&mut load);
@@ -81,82 +109,38 @@ pub(super) fn load<M: Module>(module: M, dir: &Path, naming: &Naming) -> Result<
     }
 }
 
-/// Writes config.json and model.safetensors under temporary names, then renames them.
-pub(super) fn save<M: Module>(
-    module: &M,
-    dir: &Path,
-    naming: &Naming,
-    config: &impl Serialize,
-) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-    let temporary = |name| dir.join(format!(".{name}.{}", std::process::id()));
-    let (tensors, text) = (temporary(TENSORS), temporary(CONFIG));
-
-    let written = write_tensors(module, &tensors, naming)
-        .and_then(|()| write_config(config, &text))
-        .and_then(|()| rename(&tensors, &dir.join(TENSORS)))
-        .and_then(|()| rename(&text, &dir.join(CONFIG)));
-    if written.is_err() {
-        // Best effort: the error that matters is the one above.
-        let _ = fs::remove_file(&tensors);
-        let _ = fs::remove_file(&text);
-    }
-    written
-}
-
-fn rename(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).map_err(|e| Error::io(to, e))
-}
-
-fn write_config(config: &impl Serialize, path: &Path) -> Result<()> {
-    let mut config = serde_json::to_value(config).map_err(|e| Error::file(path, e))?;
-    // What is written is float32, whatever was read. transformers 4 and 5 spell it differently.
-    for key in ["dtype", "torch_dtype"] {
-        if let Some(dtype) = config.get_mut(key) {
-            *dtype = Value::from("float32");
-        }
-    }
-    let text = format!("{config:#}\n");
-    fs::write(path, text).map_err(|e| Error::io(path, e))
-}
-
-fn write_tensors<M: Module>(module: &M, path: &Path, naming: &Naming) -> Result<()> {
-    let named: Vec<_> = parameters(module)
-        .into_iter()
-        .map(|(path, shape)| (naming.name(&path), shape))
-        .collect();
-    let mut save = Save {
-        writer: Writer::create(path, &named)?,
-        written: Ok(()),
-    };
-    module.visit(&mut save);
-    save.written?;
-    save.writer.finish()
-}
-
 /// Path and shape of each parameter, in the order of a walk, without initializing them.
-fn parameters<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
+pub(super) fn parameters<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
     let mut list = List::default();
     module.visit(&mut list);
     list.found
 }
 
-/// For each parameter in the order of a walk, the name of its tensor in the file; or everything that does not fit.
+/// What a checkpoint's tensors are for.
+struct Matched {
+    /// The tensor of each parameter, in the order of a walk.
+    names: Vec<String>,
+    /// The head and the embedding, if the head is stored although it is the embedding.
+    tied: Option<(String, String)>,
+}
+
+/// The tensors of the parameters; or everything that does not fit.
 fn match_names<M: Module>(
     module: &M,
-    reader: &Reader,
+    shards: &Shards,
     naming: &Naming,
-) -> std::result::Result<Vec<String>, String> {
+) -> std::result::Result<Matched, String> {
     let mut stored = BTreeMap::new();
     let mut unknown = Vec::new();
-    for (name, shape) in reader.tensors() {
-        if let Some(meant) = (naming.stored)(&name)
+    for (name, shape) in shards.tensors() {
+        if let Some(meant) = naming.stored(&name)
             && let Some((twice, _)) = stored.insert(meant, (name, shape))
         {
             unknown.push(twice);
         }
     }
     let (mut names, mut missing, mut misshapen) = (Vec::new(), Vec::new(), Vec::new());
+    let mut embedding = None;
     for (path, shape) in parameters(module) {
         let wanted = naming.name(&path);
         match stored.remove(&wanted) {
@@ -165,11 +149,17 @@ fn match_names<M: Module>(
                 if found != shape {
                     misshapen.push(format!("{name} is {found:?} instead of {shape:?}"));
                 }
+                if path == naming.embedding {
+                    embedding = Some(name.clone());
+                }
                 names.push(name);
             }
         }
     }
-    stored.retain(|meant, _| !naming.spare.contains(&meant.as_str()));
+    // Without a head of its own, a model's head is its embedding, which some files store a second time.
+    let tied = stored
+        .remove(&format!("{}weight", naming.head))
+        .and_then(|(name, _)| Some((name, embedding?)));
     unknown.extend(stored.into_values().map(|(name, _)| name));
 
     let problems: Vec<_> = [
@@ -182,7 +172,7 @@ fn match_names<M: Module>(
     .map(|(problem, tensors)| format!("{problem}: {}", listed(&tensors)))
     .collect();
     if problems.is_empty() {
-        return Ok(names);
+        return Ok(Matched { names, tied });
     }
     Err(format!(
         "the tensors are not those that {CONFIG} describes; {}; check that both files belong together",
@@ -222,7 +212,7 @@ impl ModuleVisitor for List {
 
 struct Load {
     names: std::vec::IntoIter<String>,
-    reader: Reader,
+    shards: Shards,
     failed: Option<Error>,
 }
 
@@ -231,7 +221,7 @@ impl ModuleMapper for Load {
         let Some(name) = self.names.next().filter(|_| self.failed.is_none()) else {
             return param;
         };
-        match self.reader.read(&name) {
+        match self.shards.read(&name) {
             Ok(data) => {
                 let tensor = Tensor::from_data(data, &param.lazy_device());
                 let id = param.id;
@@ -241,19 +231,6 @@ impl ModuleMapper for Load {
                 self.failed = Some(error);
                 param
             }
-        }
-    }
-}
-
-struct Save {
-    writer: Writer,
-    written: Result<()>,
-}
-
-impl ModuleVisitor for Save {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.written.is_ok() {
-            self.written = self.writer.write(param.val().into_data());
         }
     }
 }

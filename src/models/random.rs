@@ -7,6 +7,8 @@ use burn::{
 };
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
+use super::{linear, norm::RmsNorm};
+
 /// Makes parameters that are drawn when they are first used. Each has a seed of its own, so that its values do not
 /// depend on when, or whether, others are drawn.
 pub(super) struct Draw<'a> {
@@ -36,6 +38,30 @@ impl<'a> Draw<'a> {
         Linear {
             weight: self.normal([input, output], std),
             bias: Some(self.parameter([output], |len| vec![0.0; len])),
+        }
+    }
+
+    /// Normal weights as checkpoints store them, and biases of 0 if there are any.
+    pub(super) fn projection(
+        &mut self,
+        input: usize,
+        output: usize,
+        bias: bool,
+        std: f64,
+    ) -> linear::Linear {
+        linear::Linear {
+            weight: self.normal([output, input], std),
+            bias: bias.then(|| self.parameter([output], |len| vec![0.0; len])),
+        }
+    }
+
+    /// A norm that scales by 1.
+    pub(super) fn rms_norm(&self, width: usize, epsilon: f64, from_one: bool) -> RmsNorm {
+        let weight = if from_one { 0.0 } else { 1.0 };
+        RmsNorm {
+            weight: self.parameter([width], move |len| vec![weight; len]),
+            epsilon,
+            from_one,
         }
     }
 

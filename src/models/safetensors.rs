@@ -71,6 +71,10 @@ impl Reader {
         })
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Names and shapes, in the order of the file.
     pub(super) fn tensors(&self) -> impl Iterator<Item = (String, &[usize])> {
         let shape = |name: String| {
@@ -85,10 +89,26 @@ impl Reader {
     /// # Errors
     /// A type that is not a float, a value that is not finite, or a failed read.
     pub(super) fn read(&mut self, name: &str) -> Result<TensorData> {
+        let shape = self.info(name)?.shape.clone();
+        let count: usize = shape.iter().product();
+        let mut values = Vec::with_capacity(count);
+        while values.len() < count {
+            let part = self.part(name, values.len())?;
+            if part.is_empty() {
+                return Err(Error::file(
+                    &self.path,
+                    format!("tensor `{name}` is cut short"),
+                ));
+            }
+            values.extend(part);
+        }
+        Ok(TensorData::new(values, shape))
+    }
+
+    /// Reads some of a tensor's values from number `from` on: as many as are converted at once.
+    pub(super) fn part(&mut self, name: &str, from: usize) -> Result<Vec<f32>> {
         let fail = |message: String| Error::file(&self.path, format!("tensor `{name}` {message}"));
-        let Some(info) = self.metadata.info(name) else {
-            return Err(fail("is not in the file".to_owned()));
-        };
+        let info = self.info(name)?;
         let (width, convert): (usize, fn(&[u8]) -> f32) = match info.dtype {
             Dtype::F32 => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
             Dtype::F16 => (2, |b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
@@ -101,25 +121,25 @@ impl Reader {
             }
         };
         let (start, end) = info.data_offsets;
-        let mut bytes = end - start;
-        let mut values = Vec::with_capacity(bytes / width);
-        let mut buffer = vec![0; CHUNK.min(bytes)];
-        let io = |e| Error::io(&self.path, e);
-        self.file
-            .seek(SeekFrom::Start(self.data + start as u64))
-            .map_err(io)?;
-        while bytes > 0 {
-            let part = &mut buffer[..CHUNK.min(bytes)];
-            self.file.read_exact(part).map_err(io)?;
-            values.extend(part.chunks_exact(width).map(convert));
-            bytes -= part.len();
-        }
+        let start = (start + from * width).min(end);
+        let mut bytes = vec![0; CHUNK.min(end - start)];
+        let position = SeekFrom::Start(self.data + start as u64);
+        (&self.file)
+            .seek(position)
+            .and_then(|_| (&self.file).read_exact(&mut bytes))
+            .map_err(|e| Error::io(&self.path, e))?;
+        let values: Vec<f32> = bytes.chunks_exact(width).map(convert).collect();
         if let Some(value) = values.iter().find(|v| !v.is_finite()) {
             return Err(fail(format!(
                 "holds {value}; a checkpoint with values that are not finite cannot be used"
             )));
         }
-        Ok(TensorData::new(values, info.shape.clone()))
+        Ok(values)
+    }
+
+    fn info(&self, name: &str) -> Result<&TensorInfo> {
+        let missing = || Error::file(&self.path, format!("has no tensor `{name}`"));
+        self.metadata.info(name).ok_or_else(missing)
     }
 }
 

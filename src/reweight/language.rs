@@ -9,7 +9,7 @@ use super::draws::{Pick, Samples};
 use super::objective::SampleLosses;
 use crate::Result;
 use crate::data::{Source, TokenBatch};
-use crate::models::Gpt2;
+use crate::models::CausalLm;
 
 /// The tokenized samples of one or several [`Source`]s.
 #[derive(Debug)]
@@ -55,10 +55,10 @@ impl Samples for TokenSources {
 }
 
 /// The mean negative log-likelihood over each sample's own label tokens.
-impl SampleLosses<TokenBatch> for Gpt2 {
+impl SampleLosses<TokenBatch> for CausalLm {
     fn sample_losses(&self, batch: &TokenBatch) -> Tensor<1> {
         let device = self.device();
-        Gpt2::sample_losses(
+        CausalLm::sample_losses(
             self,
             batch.ids(&device),
             batch.mask(&device),

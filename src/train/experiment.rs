@@ -9,7 +9,7 @@ use super::config::ReweightConfig;
 use super::reweighting::Reweighting;
 use super::training::Training;
 use crate::data::{Corpus, CorpusConfig, Source, TokenBatch, Tokenizer};
-use crate::models::{Gpt2, Gpt2Config};
+use crate::models::{CausalLm, Gpt2Config};
 use crate::reweight::{Draws, SampleLosses, SourceWeights, TokenSources};
 use crate::sampler::{LayerSampler, Lisa};
 use crate::solver::Penalty;
@@ -53,12 +53,10 @@ impl Experiment {
         config.validate()?;
         let device = device(&config.device)?.autodiff();
         let mut options = CorpusConfig::new(config.max_length).vocabulary(VOCABULARY);
-        let beside_model = config
-            .model
-            .as_ref()
-            .map(|folder| folder.join("tokenizer.json"));
-        if let Some(file) = config.tokenizer.as_ref().or(beside_model.as_ref()) {
+        if let Some(file) = &config.tokenizer {
             options = options.tokenizer(Tokenizer::from_file(file)?);
+        } else if let Some(folder) = &config.model {
+            options = options.tokenizer(Tokenizer::from_pretrained(folder)?);
         }
         let corpus = Corpus::open(&config.data, options)?;
         Ok(Self {
@@ -110,18 +108,19 @@ impl Experiment {
     ///
     /// # Errors
     ///
-    /// Those of [`Gpt2::pretrained`]; a vocabulary or a length that is too small for the data.
-    pub fn base_model(&self) -> Result<Gpt2> {
+    /// Those of [`CausalLm::from_pretrained`]; a vocabulary or a length that is too small for the data.
+    pub fn base_model(&self) -> Result<CausalLm> {
         let model = match &self.config.model {
-            Some(folder) => Gpt2::pretrained(folder, &self.device)?,
+            Some(folder) => CausalLm::from_pretrained(folder, &self.device)?,
             None => {
                 let vocabulary = self.tokenizer.vocabulary_size();
                 Gpt2Config::new(vocabulary, self.config.max_length, WIDTH, BLOCKS, HEADS)
                     .init(self.seed(Stream::Model), &self.device)?
+                    .into()
             }
         };
-        self.tokenizer.check_vocabulary(model.config().vocab_size)?;
-        let longest = model.config().n_positions;
+        self.tokenizer.check_vocabulary(model.vocabulary_size())?;
+        let longest = model.longest_sequence();
         if self.config.max_length > longest {
             return Err(crate::Error::setting(
                 "max-length",
@@ -153,7 +152,7 @@ impl Experiment {
     }
 
     /// The mean loss of a model over the samples of a source, in nats.
-    pub fn mean_loss(&self, model: &Gpt2, source: &Source) -> f64 {
+    pub fn mean_loss(&self, model: &CausalLm, source: &Source) -> f64 {
         let model = burn::module::Module::valid(model);
         let batch = self.config.micro_batch.unwrap_or(self.config.batch).max(1);
         let sum: f64 = source
@@ -191,11 +190,11 @@ impl Experiment {
     }
 
     /// LISA over the blocks of `model`, if asked for.
-    pub(super) fn layers(&self, model: &Gpt2) -> Result<Option<Lisa>> {
+    pub(super) fn layers(&self, model: &CausalLm) -> Result<Option<Lisa>> {
         let Some(active) = self.config.lisa_blocks else {
             return Ok(None);
         };
-        let lisa = Lisa::over(model, "blocks")?
+        let lisa = Lisa::over(model, &model.blocks_path())?
             .active(active)
             .period(self.config.lisa_period)
             .seed(self.seed(Stream::Layers));

@@ -6,12 +6,15 @@ use std::time::Instant;
 use super::experiment::Experiment;
 use super::log::{Metrics, RunFolder, Status, WeightsReport};
 use crate::Result;
-use crate::models::Gpt2;
+use crate::models::CausalLm;
 use crate::reweight::{self, SourceWeights, TokenSources, Validation, WeightedSources};
 use crate::solver::{Run, ScaleBio, Step};
 
+/// Largest file of a saved model, in bytes: that of transformers 4.
+const SHARD: u64 = 5_000_000_000;
+
 type LanguageRun =
-    Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, Gpt2>;
+    Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, CausalLm>;
 
 /// A run that learns source weights: an iterator over its steps, as many as the settings say. After every
 /// step it appends a line to `metrics.jsonl` and replaces `weights.json`.
@@ -96,7 +99,7 @@ impl Reweighting {
     /// A file that cannot be written.
     pub fn save_model(&self, experiment: &Experiment) -> Result<PathBuf> {
         let folder = self.folder.model_path();
-        self.run.lower().save(&folder)?;
+        self.run.lower().save_pretrained(&folder, SHARD)?;
         experiment.tokenizer().save(folder.join("tokenizer.json"))?;
         Ok(folder)
     }

@@ -2,7 +2,7 @@
 
 use super::config::ReweightConfig;
 use super::experiment::Experiment;
-use crate::models::Gpt2;
+use crate::models::CausalLm;
 use crate::problem::LowerObjective;
 use crate::reweight::{SourceWeights, TokenSources, WeightedSources};
 use crate::sampler::{LayerSampler, Lisa};
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 #[must_use = "training does nothing until its steps are taken"]
 pub struct Training {
-    model: Variable<Gpt2>,
+    model: Variable<CausalLm>,
     weights: SourceWeights,
     objective: WeightedSources<TokenSources>,
     update: Update,
@@ -50,7 +50,7 @@ impl Training {
             self.model.activate(&active.auxiliary, false);
         }
         let (model, weights) = (self.model.module(), &self.weights);
-        let draw = LowerObjective::<SourceWeights, Gpt2>::sample(&mut self.objective)?;
+        let draw = LowerObjective::<SourceWeights, CausalLm>::sample(&mut self.objective)?;
         let g = total(&draw, weights, model, |batch| {
             batch.weighted_gradients(weights, model)
         })?;
@@ -72,7 +72,7 @@ impl Training {
     }
 
     /// The model as it stands.
-    pub fn model(&self) -> &Gpt2 {
+    pub fn model(&self) -> &CausalLm {
         self.model.module()
     }
 }

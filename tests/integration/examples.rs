@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use scalebio::train::{Status, WeightsReport};
 
 /// `cargo test` builds the examples beside this binary's folder.
-fn example(name: &str, arguments: &[&str]) -> Output {
+pub(crate) fn example(name: &str, arguments: &[&str]) -> Output {
     let binary = std::env::current_exe().unwrap();
     let examples = binary.ancestors().nth(2).unwrap().join("examples");
     Command::new(examples.join(name))
@@ -17,7 +17,7 @@ fn example(name: &str, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn printed(output: &Output) -> String {
+pub(crate) fn printed(output: &Output) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     String::from_utf8(output.stdout.clone()).unwrap()
@@ -71,20 +71,23 @@ fn quadratic_ends_at_three() {
 }
 
 #[test]
-fn replay_equals_the_recorded_pytorch_run() {
-    let folder = "tests/fixtures/trajectory/gpt2-adamw";
-    let text = printed(&example("replay", &["tests/fixtures/hf/gpt2", folder]));
-    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(report["steps"], 20);
-    // The bounds are 2e-3 and 1e-3; rounding alone moves the reference by 6e-5 and 8e-5.
-    assert!(
-        report["max_abs_p_error"].as_f64().unwrap() <= 2e-4,
-        "{text}"
-    );
-    assert!(
-        report["max_rel_loss_error"].as_f64().unwrap() <= 2e-4,
-        "{text}"
-    );
+fn replay_equals_the_recorded_pytorch_runs() {
+    for (model, trajectory) in [("gpt2", "gpt2-adamw"), ("llama3", "llama3-sgd")] {
+        let model = format!("tests/fixtures/hf/{model}");
+        let folder = format!("tests/fixtures/trajectory/{trajectory}");
+        let text = printed(&example("replay", &[&model, &folder]));
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(report["steps"], 20);
+        // The bounds are 2e-3 and 1e-3; rounding alone moves the reference by 6e-5 and 8e-5.
+        assert!(
+            report["max_abs_p_error"].as_f64().unwrap() <= 2e-4,
+            "{text}"
+        );
+        assert!(
+            report["max_rel_loss_error"].as_f64().unwrap() <= 2e-4,
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
 use burn::tensor::{Device, Tensor};
 use scalebio::data::{Sample, Source};
-use scalebio::models::{Gpt2, Gpt2Config};
+use scalebio::models::{CausalLm, Gpt2Config};
 use scalebio::reweight::{self, Draws, SourceWeights, TokenSources, Validation, WeightedSources};
 use scalebio::{LayerSampler, Lisa, Run, ScaleBio, Update};
 
@@ -39,7 +39,7 @@ impl ModuleVisitor for Walk {
     }
 }
 
-fn bits(model: &Gpt2) -> Vec<(String, Vec<u32>)> {
+fn bits(model: &CausalLm) -> Vec<(String, Vec<u32>)> {
     let mut walk = Walk {
         read: true,
         ..Walk::default()
@@ -48,7 +48,7 @@ fn bits(model: &Gpt2) -> Vec<(String, Vec<u32>)> {
     walk.bits
 }
 
-fn trainable(model: &Gpt2, group: &ParamGroup) -> usize {
+fn trainable(model: &CausalLm, group: &ParamGroup) -> usize {
     let mut walk = Walk::default();
     model.visit(&mut walk);
     let id = burn::module::ParamId::new();
@@ -61,18 +61,19 @@ fn trainable(model: &Gpt2, group: &ParamGroup) -> usize {
 
 /// Block of a parameter at `path`; `None` for embeddings and final norm.
 fn block_of(path: &str) -> Option<usize> {
-    path.strip_prefix("blocks.")?
+    path.strip_prefix("network.Gpt2.blocks.")?
         .split('.')
         .next()?
         .parse()
         .ok()
 }
 
-fn small() -> Gpt2 {
+fn small() -> CausalLm {
     let device = Device::flex().autodiff();
     Gpt2Config::new(20, 8, 8, BLOCKS, 2)
         .init(3, &device)
         .unwrap()
+        .into()
 }
 
 fn source(name: &str, step: u32) -> Source {
@@ -90,9 +91,9 @@ fn source(name: &str, step: u32) -> Source {
 }
 
 type LanguageRun =
-    Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, Gpt2>;
+    Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, CausalLm>;
 
-fn start(method: ScaleBio, model: Gpt2) -> LanguageRun {
+fn start(method: ScaleBio, model: CausalLm) -> LanguageRun {
     let training = TokenSources::new(vec![source("ones", 1), source("threes", 3)]);
     let validation = TokenSources::new(vec![source("val", 1)]);
     let problem = reweight::problem(Draws::new(training, 4), Draws::new(validation, 4).seed(1));
@@ -112,9 +113,9 @@ fn take(run: &mut LanguageRun, steps: usize) {
 
 #[test]
 fn lisa_trains_53_561_088_of_124_439_808_parameters_of_gpt2() {
-    let model = Gpt2Config::default().init(0, &Device::flex()).unwrap();
+    let model = CausalLm::from(Gpt2Config::default().init(0, &Device::flex()).unwrap());
     assert_eq!(model.num_params(), 124_439_808);
-    let mut lisa = Lisa::over(&model, "blocks").unwrap().active(2);
+    let mut lisa = Lisa::over(&model, &model.blocks_path()).unwrap().active(2);
     let active = lisa.sample(0).unwrap();
     assert_eq!(trainable(&model, &active.lower), 53_561_088);
     assert_eq!(trainable(&model, &active.auxiliary), 53_561_088);
@@ -124,7 +125,7 @@ fn lisa_trains_53_561_088_of_124_439_808_parameters_of_gpt2() {
 fn blocks_outside_the_active_set_stand_still_over_a_period_and_every_block_gets_its_turn() {
     let (active, period) = (2, 3);
     let model = small();
-    let lisa = Lisa::over(&model, "blocks")
+    let lisa = Lisa::over(&model, &model.blocks_path())
         .unwrap()
         .active(active)
         .period(period)
@@ -162,7 +163,10 @@ fn blocks_outside_the_active_set_stand_still_over_a_period_and_every_block_gets_
 #[test]
 fn moments_of_gpt2_stay_those_of_the_active_blocks_over_100_redraws() {
     let model = small();
-    let lisa = Lisa::over(&model, "blocks").unwrap().active(2).period(1);
+    let lisa = Lisa::over(&model, &model.blocks_path())
+        .unwrap()
+        .active(2)
+        .period(1);
     let mut counting = lisa.clone();
     let active = trainable(&model, &counting.sample(0).unwrap().lower);
     let mut run = start(adamw().layers(lisa), model);
@@ -176,7 +180,7 @@ fn moments_of_gpt2_stay_those_of_the_active_blocks_over_100_redraws() {
 #[test]
 fn gpt2_with_all_blocks_active_trains_as_without_lisa_bit_for_bit() {
     let model = small();
-    let lisa = Lisa::over(&model, "blocks")
+    let lisa = Lisa::over(&model, &model.blocks_path())
         .unwrap()
         .active(BLOCKS)
         .period(2);

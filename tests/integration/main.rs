@@ -18,8 +18,12 @@ mod solver;
 mod zoo;
 
 #[cfg(feature = "llm")]
+mod architectures;
+#[cfg(feature = "llm")]
 #[path = "../../examples/check_model/compare.rs"]
 mod compare;
+#[cfg(feature = "llm")]
+mod damaged;
 #[cfg(feature = "llm")]
 mod data_corpus;
 #[cfg(feature = "llm")]
@@ -28,6 +32,8 @@ mod data_records;
 mod data_tokens;
 #[cfg(feature = "llm")]
 mod examples;
+#[cfg(feature = "llm")]
+mod generation;
 #[cfg(feature = "llm")]
 mod gpt2;
 #[cfg(all(feature = "llm", feature = "wgpu"))]

@@ -278,7 +278,7 @@ fn missing_files_are_named() {
     refused(folder.path(), "model.safetensors");
     fs::write(folder.path().join("model.safetensors.index.json"), "{}").unwrap();
     let text = refused(folder.path(), "model.safetensors.index.json");
-    assert!(text.contains("sharded"), "{text}");
+    assert!(text.contains("weight_map"), "{text}");
     fs::remove_file(folder.path().join("config.json")).unwrap();
     refused(folder.path(), "config.json");
     refused(&folder.path().join("nowhere"), "config.json");

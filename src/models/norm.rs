@@ -1,0 +1,36 @@
+//! Root mean square norms: Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
+
+use burn::{
+    module::{Module, Param},
+    tensor::{FloatDType, Tensor},
+};
+
+use super::attention::widened;
+
+/// `x / sqrt(mean(x^2) + epsilon) * w`, in at least float32; Gemma's form has `1 + w` instead of `w`.
+#[derive(Module, Debug)]
+pub(super) struct RmsNorm {
+    pub weight: Param<Tensor<1>>,
+    #[module(skip)]
+    pub epsilon: f64,
+    /// Whether the weight is stored as its difference from 1, as Gemma does.
+    #[module(skip)]
+    pub from_one: bool,
+}
+
+impl RmsNorm {
+    /// `[rows, width]` to the same.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let stored: FloatDType = x.dtype().into();
+        let x = widened(x);
+        let scale = (x.clone().square().mean_dim(1) + self.epsilon).sqrt();
+        let x = x / scale;
+        let weight = self.weight.val().unsqueeze();
+        // In half precision the two forms round at different places.
+        if self.from_one {
+            (x * (widened(weight) + 1.0)).cast(stored)
+        } else {
+            x.cast(stored) * weight
+        }
+    }
+}
