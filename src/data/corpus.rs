@@ -120,10 +120,13 @@ impl Source {
             records: 0,
             skipped: 0,
         };
-        for record in Records::open(&source.path)? {
+        let mut records = Records::open(&source.path)?;
+        while let Some(record) = records.next() {
             let record = record?;
             let is_text = matches!(record, Record::Text { .. });
-            let mut sample = tokenizer.encode(&record.into_segments())?;
+            let mut sample = tokenizer
+                .encode(&record.into_segments())
+                .map_err(|error| Error::record(&source.path, records.record_line(), error))?;
             source.records += 1;
             if is_text {
                 sample
