@@ -123,7 +123,9 @@ impl Source {
         for record in Records::open(&source.path)? {
             let record = record?;
             let is_text = matches!(record, Record::Text { .. });
-            let mut sample = tokenizer.encode(&record.into_segments())?;
+            let mut sample = tokenizer
+                .encode_record(record)
+                .map_err(|e| in_file(&source.path, source.records + 1, e))?;
             source.records += 1;
             if is_text {
                 sample
@@ -151,6 +153,14 @@ impl Source {
         } else {
             self.samples.push(sample);
         }
+    }
+}
+
+/// A conversation that cannot be written down, with its place.
+fn in_file(path: &Path, record: usize, error: Error) -> Error {
+    match error {
+        Error::Objective(message) => Error::file(path, format!("record {record}: {message}")),
+        other => other,
     }
 }
 

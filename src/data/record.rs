@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::Message;
 use crate::error::{Error, Result};
 
 /// What an error says about the forms there are.
-const FORMS: &str = "a record is {\"text\"} or {\"instruction\", \"input\", \"output\"}";
+const FORMS: &str = "a record is {\"text\"}, {\"instruction\", \"input\", \"output\"}, {\"messages\"} or {\"conversations\"}";
 
 /// One example of text, as a data file holds it. Fields with other names are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,12 @@ pub enum Record {
         input: String,
         /// The response.
         output: String,
+    },
+    /// `{"messages": [{"role": ..., "content": ...}]}`, or ShareGPT's `{"conversations": [{"from": ..., "value": ...}]}` (also
+    /// `items`): a conversation of which the turns of the assistant are learned.
+    Chat {
+        /// The turns.
+        messages: Vec<Message>,
     },
 }
 
@@ -265,6 +272,21 @@ impl Record {
         };
         let has_text = fields.contains_key("text");
         let has_instruction = fields.contains_key("instruction") || fields.contains_key("output");
+        for name in ["messages", "conversations", "items"] {
+            let Some(turns) = fields.remove(name) else {
+                continue;
+            };
+            if has_text || has_instruction {
+                return Err(format!(
+                    "`{name}` beside `text`, `instruction` or `output` in one record, so that its form is not clear; {FORMS}"
+                ));
+            }
+            let messages = match name {
+                "messages" => Message::list(turns)?,
+                _ => Message::share_gpt(name, turns)?,
+            };
+            return Ok(Self::Chat { messages });
+        }
         match (has_text, has_instruction) {
             (true, true) => Err(format!(
                 "`text` and `instruction` or `output` in one record, so that its form is not clear; {FORMS}"

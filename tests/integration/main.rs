@@ -25,6 +25,8 @@ mod compare;
 #[cfg(feature = "llm")]
 mod damaged;
 #[cfg(feature = "llm")]
+mod data_chat;
+#[cfg(feature = "llm")]
 mod data_corpus;
 #[cfg(feature = "llm")]
 mod data_records;
