@@ -270,13 +270,20 @@ impl Record {
                 kind(&value)
             ));
         };
-        let has_text = fields.contains_key("text");
-        let has_instruction = fields.contains_key("instruction") || fields.contains_key("output");
+        let has = |name: &str| fields.contains_key(name);
+        // Alpaca's own file adds the whole prompt and response as a `text`: the parts say more than that.
+        let has_text = has("text") && !(has("instruction") && has("output"));
+        let has_instruction = has("instruction") || has("output");
+        let has_either = has_text || has_instruction;
         for name in ["messages", "conversations", "items"] {
+            // `items` is also a name for other things.
+            if has_either && name == "items" {
+                continue;
+            }
             let Some(turns) = fields.remove(name) else {
                 continue;
             };
-            if has_text || has_instruction {
+            if has_either {
                 return Err(format!(
                     "`{name}` beside `text`, `instruction` or `output` in one record, so that its form is not clear; {FORMS}"
                 ));

@@ -242,6 +242,16 @@ fn a_field_of_the_wrong_type_is_named() {
 }
 
 #[test]
+fn an_alpaca_record_may_repeat_itself_as_text_as_in_alpacas_own_file() {
+    let line = "{\"instruction\": \"i\", \"input\": \"\", \"output\": \"o\", \"text\": \"i o\"}";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    std::fs::write(&path, line).unwrap();
+    let record = Records::open(&path).unwrap().next().unwrap().unwrap();
+    assert!(matches!(record, Record::Alpaca { output, .. } if output == "o"));
+}
+
+#[test]
 fn a_record_of_both_forms_or_of_neither_is_refused() {
     let (line, message) = error("a.jsonl", "{\"text\": \"a\", \"output\": \"o\"}");
     assert!(
