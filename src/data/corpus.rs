@@ -125,7 +125,7 @@ impl Source {
             let record = record?;
             let is_text = matches!(record, Record::Text { .. });
             let mut sample = tokenizer
-                .encode(&record.into_segments())
+                .encode_record(record)
                 .map_err(|error| Error::record(&source.path, records.record_line(), error))?;
             source.records += 1;
             if is_text {

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::Tokenizer;
+use super::chat::ChatTemplate;
+use super::{Record, Sample, Tokenizer};
 use crate::error::{Error, Result};
 
 impl Tokenizer {
     /// Reads the tokenizer of a Hugging Face model's folder: tokenizer.json, and from tokenizer_config.json, if it is there,
-    /// the token that ends a text.
+    /// the token that ends a text; and the chat template, from chat_template.jinja or tokenizer_config.json, if there is one.
     ///
     /// # Errors
     ///
@@ -21,12 +22,46 @@ impl Tokenizer {
         let tokenizer = Self::from_file(folder.join("tokenizer.json"))?;
         let path = folder.join("tokenizer_config.json");
         let settings = Settings::read(&path)?;
-        match settings.token("eos_token") {
+        let mut tokenizer = match settings.token("eos_token") {
             Some(end) => tokenizer
                 .with_end_of_text(end)
-                .map_err(|e| Error::file(&path, e)),
-            None => Ok(tokenizer),
+                .map_err(|e| Error::file(&path, e))?,
+            None => tokenizer,
+        };
+        let file = folder.join("chat_template.jinja");
+        let found = match file.exists() {
+            true => Some((
+                fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?,
+                &file,
+            )),
+            false => settings.chat_template().map(|source| (source, &path)),
+        };
+        if let Some((source, path)) = found {
+            let token = |key| settings.token(key).unwrap_or_default();
+            let template = ChatTemplate::new(source, token("bos_token"), token("eos_token"));
+            tokenizer.chat = Some(template.map_err(|e| Error::file(path, e))?);
         }
+        Ok(tokenizer)
+    }
+
+    /// Turns a record into tokens. A conversation is written down with the model's chat template; of it, what the assistant
+    /// says is learned, with the mark that ends its turn.
+    ///
+    /// # Errors
+    ///
+    /// As [`encode`](Self::encode); [`Error::Objective`] for a conversation if there is no chat template
+    /// ([`from_pretrained`](Self::from_pretrained) reads it), or if the template refuses it.
+    pub fn encode_record(&self, record: Record) -> Result<Sample> {
+        let Record::Chat { messages } = record else {
+            return self.encode(&record.into_segments());
+        };
+        let needed = "a conversation needs the chat template of the model; use a model whose folder has                       chat_template.jinja, or `chat_template` in tokenizer_config.json";
+        let segments = match &self.chat {
+            Some(template) => template.segments(&messages),
+            None => Err(needed.to_owned()),
+        };
+        let segments = segments.map_err(|message| Error::Objective(message.into()))?;
+        self.encode_as_it_is(&segments)
     }
 }
 
@@ -43,6 +78,20 @@ impl Settings {
         let text = fs::read(path).map_err(|e| Error::io(path, e))?;
         let settings = serde_json::from_slice(&text).map_err(|e| Error::file(path, e))?;
         Ok(Self(settings))
+    }
+
+    /// The template; of several with names, the one called `default`.
+    fn chat_template(&self) -> Option<String> {
+        match self.0.get("chat_template")? {
+            Value::String(source) => Some(source.clone()),
+            Value::Array(named) => named
+                .iter()
+                .find(|entry| entry["name"] == "default")?
+                .get("template")?
+                .as_str()
+                .map(str::to_owned),
+            _ => None,
+        }
     }
 
     /// A special token, which is a text or an object with the text as `content`.

@@ -33,6 +33,8 @@
 //! ```
 
 mod batch;
+mod chat;
+mod conversation;
 mod corpus;
 mod files;
 mod folder;
@@ -42,6 +44,7 @@ mod template;
 mod tokens;
 
 pub use batch::TokenBatch;
+pub use conversation::Message;
 pub use corpus::{Corpus, CorpusConfig, Source};
 pub use record::{Record, Records};
 pub use sample::{IGNORED, Sample};

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::Message;
 use crate::error::{Error, Result};
 
 /// What an error says about the forms there are.
-const FORMS: &str = "a record is {\"text\"} or {\"instruction\", \"input\", \"output\"}";
+const FORMS: &str = "a record is {\"text\"}, {\"instruction\", \"input\", \"output\"}, {\"messages\"} or {\"conversations\"}";
 
 /// One example of text, as a data file holds it. Fields with other names are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,12 @@ pub enum Record {
         input: String,
         /// The response.
         output: String,
+    },
+    /// `{"messages": [{"role": ..., "content": ...}]}`, or ShareGPT's `{"conversations": [{"from": ..., "value": ...}]}` (also
+    /// `items`): a conversation of which the turns of the assistant are learned.
+    Chat {
+        /// The turns.
+        messages: Vec<Message>,
     },
 }
 
@@ -277,6 +284,26 @@ impl Record {
         // Alpaca's own file adds the whole prompt and response as a `text`: the parts say more than that.
         let has_text = has("text") && !(has("instruction") && has("output"));
         let has_instruction = has("instruction") || has("output");
+        let has_either = has_text || has_instruction;
+        for name in ["messages", "conversations", "items"] {
+            // `items` is also a name for other things.
+            if has_either && name == "items" {
+                continue;
+            }
+            let Some(turns) = fields.remove(name) else {
+                continue;
+            };
+            if has_either {
+                return Err(format!(
+                    "`{name}` beside `text`, `instruction` or `output` in one record, so that its form is not clear; {FORMS}"
+                ));
+            }
+            let messages = match name {
+                "messages" => Message::list(turns)?,
+                _ => Message::share_gpt(name, turns)?,
+            };
+            return Ok(Self::Chat { messages });
+        }
         match (has_text, has_instruction) {
             (true, true) => Err(format!(
                 "`text` and `instruction` or `output` in one record, so that its form is not clear; {FORMS}"

@@ -13,7 +13,9 @@ pub struct Segment {
 
 impl Record {
     /// Returns the text of the record: `text` as it is; an instruction in the prompt of Stanford Alpaca, as ScaleBiO's
-    /// authors write it (with a line break after `### Response:`), and its output, of which only the output is learned.
+    /// authors write it (with a line break after `### Response:`), and its output, of which only the output is learned; the
+    /// turns of a conversation one after the other, without a chat template, which is the tokenizer's
+    /// ([`Tokenizer::encode_record`](super::Tokenizer::encode_record)).
     ///
     /// # Example
     ///
@@ -31,6 +33,13 @@ impl Record {
     /// ```
     pub fn into_segments(self) -> Vec<Segment> {
         match self {
+            Self::Chat { messages } => messages
+                .into_iter()
+                .map(|message| Segment {
+                    learned: message.is_learned(),
+                    text: message.content,
+                })
+                .collect(),
             Self::Text { text } => vec![Segment {
                 text,
                 learned: true,

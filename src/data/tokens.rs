@@ -27,6 +27,7 @@ use tokenizers::{
     PreTokenizer,
 };
 
+use super::chat::ChatTemplate;
 use super::{Sample, Segment};
 use crate::error::{Error, Result};
 
@@ -65,6 +66,8 @@ pub struct Tokenizer {
     path: Option<PathBuf>,
     vocabulary_size: usize,
     end_of_text: Option<u32>,
+    /// How the model wants conversations written down, if its folder says.
+    pub(super) chat: Option<ChatTemplate>,
 }
 
 impl Tokenizer {
@@ -144,6 +147,7 @@ impl Tokenizer {
                 .find_map(|token| inner.token_to_id(token)),
             inner,
             path,
+            chat: None,
         })
     }
 
@@ -213,7 +217,7 @@ impl Tokenizer {
     ///
     /// [`Error::File`] if the tokenizer has no token for some of the text and none for unknown text.
     pub fn encode(&self, segments: &[Segment]) -> Result<Sample> {
-        self.try_encode(segments)
+        self.try_encode(segments, true)
             .map_err(|e| failure(self.path.as_deref(), format!("cannot encode a text: {e}")))
     }
 
@@ -240,7 +244,13 @@ impl Tokenizer {
         text.map_err(|e| failure(self.path.as_deref(), format!("cannot decode tokens: {e}")))
     }
 
-    fn try_encode(&self, segments: &[Segment]) -> tokenizers::Result<Sample> {
+    /// As [`encode`](Self::encode), for a text that holds its special tokens: none are added.
+    pub(super) fn encode_as_it_is(&self, segments: &[Segment]) -> Result<Sample> {
+        self.try_encode(segments, false)
+            .map_err(|e| failure(self.path.as_deref(), format!("cannot encode a text: {e}")))
+    }
+
+    fn try_encode(&self, segments: &[Segment], add_special: bool) -> tokenizers::Result<Sample> {
         let text: String = segments.iter().map(|s| s.text.as_str()).collect();
         let mut borders = vec![0];
         for segment in segments {
@@ -257,7 +267,7 @@ impl Tokenizer {
         let in_text = learned_tokens(&words, segments, &borders);
         let ends_learned = segments.last().is_some_and(|s| s.learned);
         let encoding = words.into_encoding(None, 0, OffsetType::None)?;
-        let encoding = self.inner.post_process(encoding, None, true)?;
+        let encoding = self.inner.post_process(encoding, None, add_special)?;
         let mut sample = Sample {
             ids: encoding.get_ids().to_vec(),
             learned: Vec::with_capacity(encoding.len() + 1),
@@ -273,7 +283,7 @@ impl Tokenizer {
             };
             sample.learned.push(learned);
         }
-        if let Some(end) = self.end_of_text
+        if let Some(end) = self.end_of_text.filter(|_| add_special)
             && sample.ids.last() != Some(&end)
         {
             sample.ids.push(end);

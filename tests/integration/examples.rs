@@ -29,7 +29,7 @@ fn refused(arguments: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-fn reweight(out: &Path, arguments: &[&str]) -> (String, WeightsReport) {
+pub fn reweight(out: &Path, arguments: &[&str]) -> (String, WeightsReport) {
     let folder = out.to_str().unwrap();
     let output = example("reweight", &[&["--out", folder], arguments].concat());
     (
@@ -38,7 +38,7 @@ fn reweight(out: &Path, arguments: &[&str]) -> (String, WeightsReport) {
     )
 }
 
-fn weight(report: &WeightsReport, name: &str) -> f64 {
+pub fn weight(report: &WeightsReport, name: &str) -> f64 {
     report
         .sources
         .iter()

@@ -25,6 +25,8 @@ mod compare;
 #[cfg(feature = "llm")]
 mod damaged;
 #[cfg(feature = "llm")]
+mod data_chat;
+#[cfg(feature = "llm")]
 mod data_corpus;
 #[cfg(feature = "llm")]
 mod data_records;
@@ -42,3 +44,5 @@ mod gpu;
 mod lisa_gpt2;
 #[cfg(feature = "llm")]
 mod pretrained;
+#[cfg(feature = "llm")]
+mod stories;
