@@ -34,7 +34,7 @@ struct Args {
     #[arg(long, value_name = "HF_DIR")]
     model: Option<PathBuf>,
 
-    /// tokenizer.json to use [default: the one in the model's folder, or else a byte-level BPE trained on the sources]
+    /// tokenizer.json to use [default: the one in the model's folder; without --model, a byte-level BPE trained on the sources]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
 
@@ -150,13 +150,22 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let experiment = Experiment::open(args.config())?;
-    describe(&experiment)?;
+    describe(&experiment);
 
     let out = args.out.clone().unwrap_or_else(next_free_folder);
     let mut run = experiment.reweight(&out)?;
+    println!(
+        "\nmodel with {} parameters, vocabulary {}, on {}",
+        run.run().lower().num_params(),
+        experiment.tokenizer().vocabulary_size(),
+        args.device
+    );
     let bar = bar("reweighting", args.steps);
     for step in run.by_ref() {
         let step = step?;
+        if bar.is_hidden() && step.index().is_multiple_of(args.steps.div_ceil(10)) {
+            eprintln!("{step}"); // no terminal: a line now and then, so that a log shows life
+        }
         bar.set_message(format!(
             "L1(w) {:.3}  L2(w) {:.3}  L2(u) {:.3}",
             step.upper_loss(),
@@ -167,20 +176,21 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     }
     bar.finish_and_clear();
 
-    let report = run.report();
-    print_weights(&report);
-    if !args.no_compare && experiment.test().is_some() {
-        compare(&experiment, run.run().upper(), run.run().lower())?;
-    }
+    print_weights(&run.report());
     println!("\nweights  {}", run.weights_path().display());
     println!("metrics  {}", run.metrics_path().display());
     if args.save_model {
         println!("model    {}", run.save_model(&experiment)?.display());
     }
+    if experiment.test().is_none() {
+        println!("\nno test set (test.jsonl), so no comparison with uniform weights");
+    } else if !args.no_compare {
+        compare(&experiment, run.run().upper(), run.run().lower())?;
+    }
     Ok(())
 }
 
-fn describe(experiment: &Experiment) -> Result<(), Box<dyn Error>> {
+fn describe(experiment: &Experiment) {
     println!(
         "{:<24} {:>8} {:>8} {:>8}",
         "data", "records", "samples", "skipped"
@@ -199,14 +209,6 @@ fn describe(experiment: &Experiment) -> Result<(), Box<dyn Error>> {
             source.skipped
         );
     }
-    let model = experiment.base_model()?;
-    println!(
-        "\nmodel with {} parameters, vocabulary {}, on {}",
-        model.num_params(),
-        experiment.tokenizer().vocabulary_size(),
-        experiment.config().device
-    );
-    Ok(())
 }
 
 fn print_weights(report: &WeightsReport) {

@@ -8,8 +8,15 @@ use crate::{Error, Result};
 /// Writes `bytes` beside `path` under a temporary name and renames it to `path`.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
+    // With the process, so that two of them do not write one file.
+    name.push(format!(".partial-{}", std::process::id()));
     let partial = path.with_file_name(name);
-    fs::write(&partial, bytes).map_err(|source| Error::io(&partial, source))?;
-    fs::rename(&partial, path).map_err(|source| Error::io(path, source))
+    let written = fs::write(&partial, bytes)
+        .map_err(|source| Error::io(&partial, source))
+        .and_then(|()| fs::rename(&partial, path).map_err(|source| Error::io(path, source)));
+    if written.is_err() {
+        // Best effort: the error that matters is the one above.
+        let _ = fs::remove_file(&partial);
+    }
+    written
 }

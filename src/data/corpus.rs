@@ -120,12 +120,13 @@ impl Source {
             records: 0,
             skipped: 0,
         };
-        for record in Records::open(&source.path)? {
+        let mut records = Records::open(&source.path)?;
+        while let Some(record) = records.next() {
             let record = record?;
             let is_text = matches!(record, Record::Text { .. });
             let mut sample = tokenizer
                 .encode_record(record)
-                .map_err(|e| in_file(&source.path, source.records + 1, e))?;
+                .map_err(|error| Error::record(&source.path, records.record_line(), error))?;
             source.records += 1;
             if is_text {
                 sample
@@ -153,14 +154,6 @@ impl Source {
         } else {
             self.samples.push(sample);
         }
-    }
-}
-
-/// A conversation that cannot be written down, with its place.
-fn in_file(path: &Path, record: usize, error: Error) -> Error {
-    match error {
-        Error::Objective(message) => Error::file(path, format!("record {record}: {message}")),
-        other => other,
     }
 }
 

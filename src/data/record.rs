@@ -69,6 +69,8 @@ pub struct Records {
     line: usize,
     /// Bytes before the next one on its line.
     column: usize,
+    /// Line on which the last record starts.
+    record_line: usize,
     layout: Layout,
 }
 
@@ -100,6 +102,7 @@ impl Records {
             file,
             line: 1,
             column: 0,
+            record_line: 0,
             layout: Layout::Lines,
         };
         let only_lines = path.extension().is_some_and(|e| e == "jsonl");
@@ -108,6 +111,11 @@ impl Records {
             records.layout = Layout::Array { first: true };
         }
         Ok(records)
+    }
+
+    /// The line on which the last record starts, from 1.
+    pub(super) fn record_line(&self) -> usize {
+        self.record_line
     }
 
     fn next_line(&mut self) -> Result<Option<Record>> {
@@ -124,6 +132,7 @@ impl Records {
             // Without its line break, so that an error at its end is on this line.
             let record = bytes.trim_ascii_end();
             if !record.is_empty() {
+                self.record_line = line;
                 return self.parse(record, line, column).map(Some);
             }
         }
@@ -146,6 +155,7 @@ impl Records {
         self.layout = Layout::Array { first: false };
         self.peek_past_space()?;
         let (line, column) = (self.line, self.column);
+        self.record_line = line;
         let bytes = self.take_element()?;
         if bytes.is_empty() {
             return Err(self.not_json("expected a record"));

@@ -18,8 +18,8 @@
 
 use std::path::{Path, PathBuf};
 
-use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::{ModelWrapper, TrainerWrapper};
 use tokenizers::normalizer::Range;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{
@@ -131,6 +131,14 @@ impl Tokenizer {
             .with_padding(None)
             .with_truncation(None)
             .map_err(|e| failure(path.as_deref(), e))?;
+        let dropping = match inner.get_model() {
+            ModelWrapper::BPE(bpe) if bpe.dropout.is_some() => Some(bpe.clone()),
+            _ => None,
+        };
+        if let Some(mut bpe) = dropping {
+            bpe.dropout = None; // merges left out at random: no two runs would be the same
+            inner.with_model(bpe);
+        }
         let largest = inner.get_vocab(true).into_values().max();
         Ok(Self {
             vocabulary_size: largest.map_or(0, |id| id as usize + 1),

@@ -23,21 +23,23 @@
 //! #[derive(Debug)]
 //! struct Numbers(Vec<Vec<f32>>);
 //!
+//! struct Batch(Vec<f32>);
+//!
 //! impl Samples for Numbers {
-//!     type Batch = Vec<f32>;
+//!     type Batch = Batch;
 //!
 //!     fn sizes(&self) -> Vec<usize> {
 //!         self.0.iter().map(Vec::len).collect()
 //!     }
 //!
-//!     fn batch(&self, picks: &[Pick]) -> Result<Vec<f32>> {
-//!         Ok(picks.iter().map(|pick| self.0[pick.source][pick.index]).collect())
+//!     fn batch(&self, picks: &[Pick]) -> Result<Batch> {
+//!         Ok(Batch(picks.iter().map(|pick| self.0[pick.source][pick.index]).collect()))
 //!     }
 //! }
 //!
-//! impl SampleLosses<Vec<f32>> for Point {
-//!     fn sample_losses(&self, batch: &Vec<f32>) -> Tensor<1> {
-//!         let numbers = Tensor::from_data(batch.as_slice(), &self.val().device());
+//! impl SampleLosses<Batch> for Point {
+//!     fn sample_losses(&self, batch: &Batch) -> Tensor<1> {
+//!         let numbers = Tensor::from_data(batch.0.as_slice(), &self.val().device());
 //!         (self.val() - numbers).square()
 //!     }
 //! }
@@ -50,11 +52,12 @@
 //!     Draws::new(validation, 8).seed(1),
 //! )?;
 //! let weights = SourceWeights::uniform(["zeros", "twos"], &device)?;
-//! let solution = ScaleBio::new(Update::sgd(0.05), Update::sgd(0.02))
+//! let mut run = ScaleBio::new(Update::sgd(0.05), Update::sgd(0.02))
 //!     .start(problem, weights, Point::from_data([0.0], &device))?;
-//! # let mut run = solution;
-//! # for step in run.by_ref().take(300) { step?; }
-//! # assert!((run.upper().weights()[1] - 0.5).abs() < 0.02);
+//! for step in run.by_ref().take(300) {
+//!     step?;
+//! }
+//! assert!((run.upper().weights()[1] - 0.5).abs() < 0.02); // although the second source is a tenth of the data
 //! # Ok::<(), scalebio::Error>(())
 //! ```
 //!

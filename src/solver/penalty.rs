@@ -50,7 +50,7 @@ impl Penalty {
         self.growth.powf(stage as f64)
     }
 
-    pub(crate) fn validate(&self) -> Result<()> {
+    pub(super) fn validate(&self) -> Result<()> {
         if !(self.initial > 0.0 && self.initial.is_finite()) {
             return Err(Error::setting(
                 "penalty",

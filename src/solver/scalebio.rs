@@ -163,7 +163,7 @@ impl ScaleBio {
         Ok(run.finish())
     }
 
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         self.upper.validate("update of the upper variable")?;
         self.lower.validate("update of the lower variable")?;
         self.auxiliary

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::solver::Update;
+use crate::solver::{ScaleBio, Update};
 use crate::{Error, Result};
 
 /// Which optimizer moves all three variables.
@@ -26,7 +26,7 @@ pub struct ReweightConfig {
     pub data: PathBuf,
     /// Hugging Face folder of the base model. Default: a small GPT-2 with random weights.
     pub model: Option<PathBuf>,
-    /// `tokenizer.json` to use. Default: that of the model's folder, or else one trained on the sources.
+    /// `tokenizer.json` to use. Default: that of the model's folder; without a model, one trained on the sources.
     pub tokenizer: Option<PathBuf>,
     /// Steps of the run, at least 1; the length of the cosine schedules. Default: 120.
     pub steps: usize,
@@ -91,7 +91,18 @@ impl ReweightConfig {
         self.lower()
             .validate("learning rate of the model (lr-lower)")?;
         self.upper()
-            .validate("learning rate of the source weights (lr-upper)")
+            .validate("learning rate of the source weights (lr-upper)")?;
+        // Everything that a run checks at its start, before the data are read.
+        self.method().validate()
+    }
+
+    /// The method, but for its layers.
+    pub(super) fn method(&self) -> ScaleBio {
+        let method = ScaleBio::new(self.upper(), self.lower()).penalty(self.alpha);
+        match self.clip {
+            Some(norm) => method.clip(norm),
+            None => method,
+        }
     }
 
     /// The update of `u` and `w`.

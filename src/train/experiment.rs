@@ -12,7 +12,6 @@ use crate::data::{Corpus, CorpusConfig, Source, TokenBatch, Tokenizer};
 use crate::models::{CausalLm, Gpt2Config};
 use crate::reweight::{Draws, SampleLosses, SourceWeights, TokenSources};
 use crate::sampler::{LayerSampler, Lisa};
-use crate::solver::Penalty;
 use crate::{Result, device};
 
 /// Tokens of the vocabulary that is trained on the sources if no tokenizer is given.
@@ -183,10 +182,6 @@ impl Experiment {
             Some(samples) => draws.micro_batch(samples),
             None => draws,
         }
-    }
-
-    pub(super) fn penalty(&self) -> Penalty {
-        Penalty::constant(self.config.alpha)
     }
 
     /// LISA over the blocks of `model`, if asked for.

@@ -52,7 +52,8 @@ pub struct SourceReport {
 pub enum Status {
     /// The run has steps to go.
     Running,
-    /// Over the last quarter of the reach, no weight moved by more than 0.05 a unit of reach.
+    /// Over the last quarter of the reach, every weight `p` moved slower than a quarter of Adam's full speed,
+    /// `2 p (1 - p)` a unit of reach, or slower than a tenth of a uniform weight.
     Converged,
     /// The weights were still moving when the learning rates were used up: more steps, or a larger learning
     /// rate of the weights, would take them further.
@@ -60,10 +61,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// Largest change of a weight, a unit of reach, of weights that have settled.
-    const SETTLED: f64 = 0.05;
-
-    /// The status at the end of a run, from the reach and the weights after each step.
+    /// The status at the end of a run, from the reach and the weights before each step and after the last.
     pub(super) fn at_end(history: &[(f64, Vec<f64>)]) -> Self {
         let Some((reach, weights)) = history.last() else {
             return Self::Running;
@@ -72,12 +70,16 @@ impl Status {
         let Some((start, before)) = quarter else {
             return Self::OutOfReach;
         };
-        let moved = weights.iter().zip(before).map(|(a, b)| (a - b).abs());
-        let largest = moved.fold(0.0, f64::max);
-        if largest <= Self::SETTLED * (reach - start) {
-            Self::Converged
-        } else {
+        let span = reach - start;
+        let uniform = 1.0 / weights.len() as f64;
+        let moving = weights.iter().zip(before).any(|(p, before)| {
+            let slow = (0.25 * 2.0 * p * (1.0 - p)).max(0.1 * uniform);
+            (p - before).abs() > slow * span
+        });
+        if moving {
             Self::OutOfReach
+        } else {
+            Self::Converged
         }
     }
 }
@@ -201,16 +203,14 @@ impl RunFolder {
     /// Makes the folder if it is not there, and starts the run's files in it.
     pub fn create(path: &Path, config: &ReweightConfig) -> Result<Self> {
         fs::create_dir_all(path).map_err(|source| Error::io(path, source))?;
-        let metrics = path.join("metrics.jsonl");
-        for file in [path.join("weights.json"), metrics.clone()] {
-            if file.exists() {
-                let message = format!(
-                    "already holds a run ({} is there); choose another folder",
-                    file.display()
-                );
+        for name in ["weights.json", "metrics.jsonl", "config.json", "model"] {
+            if path.join(name).exists() {
+                let message =
+                    format!("already holds a run or a model (`{name}`); choose another folder");
                 return Err(Error::file(path, message));
             }
         }
+        let metrics = path.join("metrics.jsonl");
         let folder = Self {
             path: path.to_owned(),
             metrics: File::create_new(&metrics).map_err(|source| Error::io(&metrics, source))?,
@@ -251,5 +251,33 @@ impl RunFolder {
             serde_json::to_vec_pretty(value).map_err(|error| Error::file(&path, error))?;
         text.push(b'\n');
         replace(&path, &text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Status;
+
+    /// A run of `m` sources in which the first logit moves at full speed up to a share of the reach.
+    fn status(m: usize, share: f64) -> Status {
+        let history: Vec<_> = (0..=100)
+            .map(|step| {
+                let reach = 0.02 * f64::from(step);
+                let logit = reach.min(share * 2.0);
+                let first = logit.exp() / (logit.exp() + m as f64 - 1.0);
+                let mut weights = vec![(1.0 - first) / (m as f64 - 1.0); m];
+                weights[0] = first;
+                (reach, weights)
+            })
+            .collect();
+        Status::at_end(&history)
+    }
+
+    #[test]
+    fn weights_that_move_to_the_end_are_out_of_reach_however_many_sources_there_are() {
+        for sources in [2, 7, 100] {
+            assert_eq!(status(sources, 1.0), Status::OutOfReach, "{sources}");
+            assert_eq!(status(sources, 0.7), Status::Converged, "{sources}");
+        }
     }
 }

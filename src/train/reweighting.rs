@@ -8,7 +8,7 @@ use super::log::{Metrics, RunFolder, Status, WeightsReport};
 use crate::Result;
 use crate::models::CausalLm;
 use crate::reweight::{self, SourceWeights, TokenSources, Validation, WeightedSources};
-use crate::solver::{Run, ScaleBio, Step};
+use crate::solver::{Run, Step};
 
 /// Largest file of a saved model, in bytes: that of transformers 4.
 const SHARD: u64 = 5_000_000_000;
@@ -29,16 +29,13 @@ pub struct Reweighting {
     /// Reach and weights before each step and after the last.
     history: Vec<(f64, Vec<f64>)>,
     tokens: u64,
+    failed: bool,
 }
 
 impl Reweighting {
     pub(super) fn start(experiment: &Experiment, out: &Path) -> Result<Self> {
         let config = experiment.config();
-        let mut method =
-            ScaleBio::new(config.upper(), config.lower()).penalty(experiment.penalty());
-        if let Some(norm) = config.clip {
-            method = method.clip(norm);
-        }
+        let mut method = config.method();
         let model = experiment.base_model()?;
         if let Some(layers) = experiment.layers(&model)? {
             method = method.layers(layers);
@@ -59,6 +56,7 @@ impl Reweighting {
             samples: sources.iter().map(|source| source.samples.len()).collect(),
             history,
             tokens: 0,
+            failed: false,
         };
         reweighting.folder.write_weights(&reweighting.report())?;
         Ok(reweighting)
@@ -133,14 +131,16 @@ impl Iterator for Reweighting {
 
     /// Takes a step and logs it. `None` after the last step, or after an error.
     fn next(&mut self) -> Option<Result<Step>> {
-        if self.run.steps() >= self.steps {
+        if self.failed || self.run.steps() >= self.steps {
             return None;
         }
         let started = Instant::now();
         let step = self.run.next()?;
-        Some(step.and_then(|step| {
+        let step = step.and_then(|step| {
             self.log(&step, started)?;
             Ok(step)
-        }))
+        });
+        self.failed = step.is_err();
+        Some(step)
     }
 }

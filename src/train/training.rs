@@ -22,12 +22,12 @@ pub struct Training {
     layers: Option<Lisa>,
     config: ReweightConfig,
     step: usize,
+    failed: bool,
 }
 
 impl Training {
     pub(super) fn start(experiment: &Experiment, weights: SourceWeights) -> Result<Self> {
         let config = experiment.config().clone();
-        experiment.penalty().validate()?;
         let model = experiment.base_model()?;
         let update = config.lower();
         Ok(Self {
@@ -38,6 +38,7 @@ impl Training {
             update,
             config,
             step: 0,
+            failed: false,
         })
     }
 
@@ -80,8 +81,13 @@ impl Training {
 impl Iterator for Training {
     type Item = Result<f64>;
 
-    /// Takes a step and returns the training loss before it. `None` after the last step.
+    /// Takes a step and returns the training loss before it. `None` after the last step, or after an error.
     fn next(&mut self) -> Option<Result<f64>> {
-        (self.step < self.config.steps).then(|| self.advance())
+        if self.failed || self.step >= self.config.steps {
+            return None;
+        }
+        let loss = self.advance();
+        self.failed = loss.is_err();
+        Some(loss)
     }
 }

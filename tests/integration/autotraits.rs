@@ -45,3 +45,31 @@ fn public_types_are_send_and_where_possible_sync() {
     send::<Solution<Vector, Vector>>();
     send::<SourceWeights>();
 }
+
+#[test]
+#[cfg(feature = "llm")]
+fn public_types_of_language_models_are_send_too() {
+    use scalebio::{data, models, reweight, train};
+
+    send::<models::CausalLm>();
+    send::<models::Generation>();
+    send::<reweight::TokenSources>();
+    send::<train::Experiment>();
+    send::<train::Reweighting>();
+    send::<train::Training>();
+    send_and_sync::<data::Corpus>();
+    send_and_sync::<data::CorpusConfig>();
+    send_and_sync::<data::Record>();
+    send_and_sync::<data::Records>();
+    send_and_sync::<data::Sample>();
+    send_and_sync::<data::Segment>();
+    send_and_sync::<data::Source>();
+    send_and_sync::<data::TokenBatch>();
+    send_and_sync::<data::Tokenizer>();
+    send_and_sync::<models::Activation>();
+    send_and_sync::<models::Gpt2Config>();
+    send_and_sync::<models::Sampling>();
+    send_and_sync::<train::ReweightConfig>();
+    send_and_sync::<train::Status>();
+    send_and_sync::<train::WeightsReport>();
+}

@@ -1,5 +1,5 @@
 //! The closed forms and single-loop runs of algorithm.md, section 5, at the numbers stated there
-//! (recomputed by `closed_forms.py` of the reference programs).
+//! (recomputed by tests/fixtures/reference/closed_forms.py).
 
 use approx::assert_abs_diff_eq;
 use burn::tensor::{Device, Tensor};

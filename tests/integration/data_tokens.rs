@@ -461,3 +461,17 @@ proptest! {
         prop_assert!(sample.learned.iter().all(|learned| *learned));
     }
 }
+
+#[test]
+fn dropout_of_merges_is_switched_off_so_that_a_text_has_one_encoding() {
+    let mut json = characters("abc", &[("a", "b"), ("ab", "c")], &["</s>"]);
+    let whole = tokenizer(&json).encode(&[response("abcabcabc")]).unwrap();
+    json["model"]["dropout"] = json!(0.5);
+    let with_dropout = tokenizer(&json);
+    for _ in 0..20 {
+        assert_eq!(
+            with_dropout.encode(&[response("abcabcabc")]).unwrap(),
+            whole
+        );
+    }
+}

@@ -11,6 +11,9 @@ fn target_folder() -> PathBuf {
 
 #[test]
 fn a_crate_outside_builds_the_pure_solver_and_solves_a_quadratic() {
+    if cfg!(debug_assertions) || cfg!(feature = "wgpu") || cfg!(feature = "cuda") {
+        return; // another profile or feature set of Burn: it would be built once more for this
+    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = root.join("tests/downstream");
     // The versions of this build, so that nothing is fetched and Burn is not built again.

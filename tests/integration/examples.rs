@@ -1,7 +1,7 @@
 //! The examples, run as a user runs them: as processes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use scalebio::train::{Status, WeightsReport};
@@ -180,6 +180,11 @@ fn reweight_writes_its_files_and_refuses_a_folder_that_holds_a_run() {
     let before = fs::read(out.join("weights.json")).unwrap();
     let error = refused(&["--out", out.to_str().unwrap(), "--steps", "1"]);
     assert!(error.contains("already holds a run"), "{error}");
+    let model = out.join("model");
+    let config = fs::read(model.join("config.json")).unwrap();
+    let error = refused(&["--out", model.to_str().unwrap(), "--steps", "1"]);
+    assert!(error.contains("config.json"), "{error}");
+    assert_eq!(fs::read(model.join("config.json")).unwrap(), config);
     assert_eq!(fs::read(out.join("weights.json")).unwrap(), before);
 
     // The saved model is a base model for the next run, with the tokenizer beside it.
@@ -214,7 +219,8 @@ fn reweight_reports_the_micro_batch_free_weights_up_to_rounding() {
 
 #[test]
 fn reweight_says_what_is_wrong_with_its_flags() {
-    let out: PathBuf = std::env::temp_dir().join("scalebio-refused");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
     let out = out.to_str().unwrap();
     for (arguments, said) in [
         (&["--steps", "0"][..], "at least 1"),
@@ -231,6 +237,24 @@ fn reweight_says_what_is_wrong_with_its_flags() {
         (&["--lisa-blocks", "1", "--lisa-period", "0"], "period"),
         (&["--optimizer", "adagrad"], "adamw or sgd"),
         (&["--device", "tpu"], "tpu"),
+        (
+            &[
+                "--model",
+                "tests/fixtures/hf/gpt2",
+                "--tokenizer",
+                "tests/fixtures/stories260K/tokenizer.json",
+            ],
+            "vocabulary",
+        ),
+        (
+            &[
+                "--model",
+                "tests/fixtures/stories260K",
+                "--max-length",
+                "513",
+            ],
+            "at most 512",
+        ),
         (&["--data", "no/such/folder"], "no/such/folder"),
         (&["--model", "no/such/model"], "no/such/model"),
         (
@@ -287,7 +311,7 @@ fn reweight_help_names_every_flag_with_its_default() {
 fn quality_data_of_the_authors_prefer_gpt4() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/quality");
     if !data.exists() {
-        eprintln!("skipped: {} is not here", data.display());
+        crate::zoo::say(&format!("skipped: {} is not here", data.display()));
         return;
     }
     // A smaller vocabulary and fewer steps than the full check, whose figures are in docs/performance.md.

@@ -12,7 +12,8 @@ fn software_gpu() -> Option<Device> {
     match scalebio::device("wgpu:cpu") {
         Ok(device) => Some(device),
         Err(error) => {
-            eprintln!("skipped: {error}");
+            assert!(std::env::var_os("SCALEBIO_GPU").is_none(), "{error}");
+            crate::zoo::say(&format!("skipped: {error}"));
             None
         }
     }
@@ -43,4 +44,20 @@ fn gpu_runs_gpt2_as_transformers_does() {
     let expected = folder.join("expected.safetensors");
     let report = crate::compare::compare(&folder, &expected, &device).unwrap();
     assert!(report.within(1e-3), "{report:?}");
+}
+
+#[test]
+fn gpu_trains_a_small_gpt2_as_the_cpu_does() {
+    let Some(gpu) = software_gpu() else { return };
+    let trained = |device: Device| {
+        let mut run = crate::lisa_gpt2::start_small(&device.autodiff());
+        run.by_ref().take(3).for_each(|step| drop(step.unwrap()));
+        run.upper().weights()
+    };
+    let (ours, cpu) = (trained(gpu), trained(Device::flex()));
+    assert!((cpu[0] - 0.5).abs() > 1e-3, "{cpu:?}");
+    assert!(
+        crate::zoo::largest_difference(&ours, &cpu) < 1e-3,
+        "{ours:?} {cpu:?}"
+    );
 }

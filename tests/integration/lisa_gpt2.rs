@@ -69,9 +69,18 @@ fn block_of(path: &str) -> Option<usize> {
 }
 
 fn small() -> CausalLm {
-    let device = Device::flex().autodiff();
+    small_on(&Device::flex().autodiff())
+}
+
+/// A run of a small GPT-2 on a device.
+#[cfg(feature = "wgpu")]
+pub fn start_small(device: &Device) -> LanguageRun {
+    start(adamw(), small_on(device))
+}
+
+fn small_on(device: &Device) -> CausalLm {
     Gpt2Config::new(20, 8, 8, BLOCKS, 2)
-        .init(3, &device)
+        .init(3, device)
         .unwrap()
         .into()
 }
@@ -90,7 +99,7 @@ fn source(name: &str, step: u32) -> Source {
     }
 }
 
-type LanguageRun =
+pub type LanguageRun =
     Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, CausalLm>;
 
 fn start(method: ScaleBio, model: CausalLm) -> LanguageRun {
