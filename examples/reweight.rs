@@ -42,7 +42,7 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = defaults().steps)]
     steps: usize,
 
-    /// Training samples of a step; as many validation samples
+    /// Training samples of a step; as many of validation, or all if there are fewer
     #[arg(long, value_name = "N", default_value_t = defaults().batch)]
     batch: usize,
 

@@ -30,7 +30,7 @@ pub struct ReweightConfig {
     pub tokenizer: Option<PathBuf>,
     /// Steps of the run, at least 1; the length of the cosine schedules. Default: 120.
     pub steps: usize,
-    /// Samples of a step, training and validation each. Default: 28.
+    /// Training samples of a step, and as many of validation, or all if there are fewer. Default: 28.
     pub batch: usize,
     /// Samples of a micro-batch. Default: the whole batch.
     pub micro_batch: Option<usize>,

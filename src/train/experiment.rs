@@ -168,16 +168,18 @@ impl Experiment {
     }
 
     pub(super) fn training_draws(&self) -> Draws<TokenSources> {
-        self.draws(&self.sources, Stream::Training)
+        self.draws(&self.sources, self.config.batch, Stream::Training)
     }
 
     pub(super) fn validation_draws(&self) -> Draws<TokenSources> {
-        self.draws(&self.validation, Stream::Validation)
+        // A validation set smaller than the batch is no mistake: all of it is drawn, which is exact.
+        let batch = self.config.batch.min(self.validation().samples.len());
+        self.draws(&self.validation, batch, Stream::Validation)
     }
 
-    fn draws(&self, sources: &Arc<[Source]>, stream: Stream) -> Draws<TokenSources> {
+    fn draws(&self, sources: &Arc<[Source]>, batch: usize, stream: Stream) -> Draws<TokenSources> {
         let samples = TokenSources::new(Arc::clone(sources));
-        let draws = Draws::new(samples, self.config.batch).seed(self.seed(stream));
+        let draws = Draws::new(samples, batch).seed(self.seed(stream));
         match self.config.micro_batch {
             Some(samples) => draws.micro_batch(samples),
             None => draws,

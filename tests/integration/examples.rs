@@ -197,6 +197,26 @@ fn reweight_writes_its_files_and_refuses_a_folder_that_holds_a_run() {
 }
 
 #[test]
+fn reweight_takes_small_data_without_a_test_set_on_either_cpu_device() {
+    let folder = tempfile::tempdir().unwrap();
+    for (file, records) in [("train_a", 40), ("train_b", 40), ("val", 3)] {
+        let text: String = (0..records)
+            .map(|i| format!("{{\"text\": \"{file} number {i} and some more\"}}\n"))
+            .collect();
+        fs::write(folder.path().join(format!("{file}.jsonl")), text).unwrap();
+    }
+    let data = folder.path().to_str().unwrap();
+    for device in ["flex", "ndarray"] {
+        let arguments = [
+            "--data", data, "--device", device, "--steps", "2", "--clip", "0",
+        ];
+        let (text, report) = reweight(&folder.path().join(device), &arguments);
+        assert_eq!(report.sources.len(), 2);
+        assert!(text.contains("no test set"), "{text}");
+    }
+}
+
+#[test]
 fn reweight_reports_the_micro_batch_free_weights_up_to_rounding() {
     let folder = tempfile::tempdir().unwrap();
     let run = |name: &str, micro_batch: &str| -> Vec<f64> {
