@@ -16,5 +16,4 @@ pub use scalebio::{Moments, ScaleBio};
 pub use schedule::Schedule;
 pub use step::{PerVariable, Step};
 pub use update::Update;
-#[cfg(feature = "llm")]
 pub(crate) use variable::Variable;

@@ -142,12 +142,13 @@ where
             gradient_norms: norms,
             upper_loss: f_w.loss,
             lower_loss: g_w.loss,
-            auxiliary_loss: g_u.loss,
+            auxiliary_loss: Some(g_u.loss),
             upper_parts: f_w.parts,
             lower_parts: g_w.parts,
             auxiliary_parts: g_u.parts,
+            gradient_calls: 3,
         };
-        check_finite(&step)?;
+        step.check_finite()?;
 
         let limit = self.method.clip.map(|norm| norm * alpha);
         let of_u = clip(u, of_u, norms.auxiliary, limit);
@@ -261,26 +262,4 @@ fn drawn<B>(draw: Vec<B>, step: usize, objective: &'static str) -> Result<Vec<B>
         return Err(Error::EmptyDraw { step, objective });
     }
     Ok(draw)
-}
-
-fn check_finite(step: &Step) -> Result<()> {
-    let norms = step.gradient_norms;
-    let quantities = [
-        ("the upper loss L1(w)", step.upper_loss),
-        ("the lower loss L2(w)", step.lower_loss),
-        ("the lower loss L2(u)", step.auxiliary_loss),
-        ("the norm of the gradient of w", norms.lower),
-        ("the norm of the gradient of u", norms.auxiliary),
-        ("the norm of the hypergradient", norms.upper),
-    ];
-    for (quantity, value) in quantities {
-        if !value.is_finite() {
-            return Err(Error::NonFinite {
-                step: step.index,
-                quantity: quantity.to_owned(),
-                value,
-            });
-        }
-    }
-    Ok(())
 }
