@@ -77,13 +77,15 @@ impl CausalLm {
     /// converted while it is read: a model in bfloat16 is at no time held in float32.
     ///
     /// # Errors
-    /// Those of [`from_pretrained`](Self::from_pretrained).
+    /// Those of [`from_pretrained`](Self::from_pretrained), and [`Error::Setting`](crate::Error::Setting) for a device that
+    /// does not have this type (ndarray has no bfloat16).
     pub fn from_pretrained_as(
         dir: impl AsRef<Path>,
         device: &Device,
         dtype: Dtype,
     ) -> Result<Self> {
         let dir = dir.as_ref();
+        dtype.check(device)?;
         let settings = Settings::read(dir)?;
         settings.check_options()?;
         let mut draw = Draw::new(0, device);
@@ -121,9 +123,12 @@ impl CausalLm {
     }
 
     /// The model with all parameters rounded to `dtype`, one at a time; they stay trainable or frozen.
-    #[must_use]
-    pub fn cast(self, dtype: Dtype) -> Self {
-        cast(self, dtype)
+    ///
+    /// # Errors
+    /// [`Error::Setting`](crate::Error::Setting) for a device that does not have this type (ndarray has no bfloat16).
+    pub fn cast(self, dtype: Dtype) -> Result<Self> {
+        dtype.check(&self.device())?;
+        Ok(cast(self, dtype))
     }
 
     /// Writes a checkpoint folder as transformers does: config.json; the tensors, in bfloat16 if all of them are, else in

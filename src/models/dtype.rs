@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::{DType, Tensor},
+    tensor::{DType, Device, Tensor},
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,16 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// That a device can compute in this type: an error now, and no panic at the first tensor.
+    pub(crate) fn check(self, device: &Device) -> Result<()> {
+        if device.supports_dtype(DType::from(self)) {
+            return Ok(());
+        }
+        let allowed = "float32 on this device";
+        let remedy = "use another device: flex, or a GPU that has this type";
+        Err(Error::setting("dtype", self, allowed, remedy))
+    }
+
     /// The type in which all of a module can be stored without loss.
     pub(super) fn of<M: Module>(module: &M) -> Self {
         let mut all = AllBfloat16(true);

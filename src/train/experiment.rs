@@ -51,6 +51,7 @@ impl Experiment {
     pub fn open(config: ReweightConfig) -> Result<Self> {
         config.validate()?;
         let device = device(&config.device)?.autodiff();
+        config.dtype.check(&device)?;
         let mut options = CorpusConfig::new(config.max_length).vocabulary(VOCABULARY);
         if let Some(file) = &config.tokenizer {
             options = options.tokenizer(Tokenizer::from_file(file)?);
@@ -116,7 +117,7 @@ impl Experiment {
                 let model =
                     Gpt2Config::new(vocabulary, self.config.max_length, WIDTH, BLOCKS, HEADS)
                         .init(self.seed(Stream::Model), &self.device)?;
-                CausalLm::from(model).cast(self.config.dtype)
+                CausalLm::from(model).cast(self.config.dtype)?
             }
         };
         self.tokenizer.check_vocabulary(model.vocabulary_size())?;
