@@ -14,7 +14,9 @@ use crate::error::{Error, Result};
 ///
 /// With [`Bfloat16`](Self::Bfloat16) a model takes half the memory. Softmax, the statistics of norms and the loss are still
 /// computed in float32, and the solver moves the parameters on float32 masters with float32 moments, so that no update is too
-/// small to count. float16 is not offered: gradients of language models fall below its smallest number unless losses are
+/// small to count. Losses carry the rounding of activations, a few thousandths of a nat, and so does the difference of the
+/// source losses of `w` and `u`, from which weights are learned: where that difference is smaller (a small learning rate,
+/// the first steps), the weights' gradient is mostly noise, and more steps are needed than in float32. float16 is not offered: gradients of language models fall below its smallest number unless losses are
 /// scaled.
 ///
 /// # Example

@@ -45,6 +45,8 @@ mod gpt2;
 mod gpu;
 #[cfg(feature = "llm")]
 mod lisa_gpt2;
+#[cfg(all(feature = "llm", target_os = "linux"))]
+mod memory;
 #[cfg(feature = "llm")]
 mod pretrained;
 #[cfg(feature = "llm")]
