@@ -6,7 +6,7 @@
 
 use burn::{
     module::Module,
-    nn::{Embedding, LayerNorm, LayerNormConfig},
+    nn::Embedding,
     tensor::{Device, Int, Tensor},
 };
 
@@ -15,6 +15,7 @@ use super::{
     attention::{Seen, attention, causal_bias, with_seen},
     linear::Linear,
     network::Network,
+    norm::LayerNorm,
     pretrained::Naming,
     random::Draw,
     rotary::{Rope, RopeDefaults, Turns},
@@ -79,16 +80,14 @@ impl GptNeoxConfig {
             blocks: (0..self.blocks)
                 .map(|_| Block::init(self, STD, draw))
                 .collect(),
-            final_layer_norm: self.layer_norm(draw.device()),
+            final_layer_norm: self.layer_norm(draw),
             lm_head: (!self.tied).then(|| draw.projection(self.width, self.vocabulary, false, STD)),
             config: self.clone(),
         }
     }
 
-    fn layer_norm(&self, device: &Device) -> LayerNorm {
-        LayerNormConfig::new(self.width)
-            .with_epsilon(self.epsilon)
-            .init(device)
+    fn layer_norm(&self, draw: &Draw) -> LayerNorm {
+        draw.layer_norm(self.width, self.epsilon)
     }
 }
 
@@ -165,13 +164,13 @@ impl Block {
     fn init(config: &GptNeoxConfig, std: f64, draw: &mut Draw) -> Self {
         let (width, inner, bias) = (config.width, config.inner, config.attention_bias);
         Self {
-            input_layernorm: config.layer_norm(draw.device()),
+            input_layernorm: config.layer_norm(draw),
             attention: Attention {
                 query_key_value: draw.projection(width, 3 * width, bias, std),
                 dense: draw.projection(width, width, bias, std),
                 heads: config.heads,
             },
-            post_attention_layernorm: config.layer_norm(draw.device()),
+            post_attention_layernorm: config.layer_norm(draw),
             mlp: Mlp {
                 dense_h_to_4h: draw.projection(width, inner, true, std),
                 dense_4h_to_h: draw.projection(inner, width, true, std),

@@ -1,11 +1,31 @@
-//! Root mean square norms: Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
+//! Layer norms, Ba et al., "Layer Normalization" (2016); and root mean square norms, Zhang and Sennrich, "Root Mean Square
+//! Layer Normalization" (2019).
 
 use burn::{
     module::{Module, Param},
-    tensor::{FloatDType, Tensor},
+    tensor::{FloatDType, Tensor, module::layer_norm},
 };
 
 use super::attention::widened;
+
+/// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`, in at least float32: Burn's own module takes the statistics of
+/// bfloat16 in bfloat16.
+#[derive(Module, Debug)]
+pub(super) struct LayerNorm {
+    pub gamma: Param<Tensor<1>>,
+    pub beta: Param<Tensor<1>>,
+    #[module(skip)]
+    pub epsilon: f64,
+}
+
+impl LayerNorm {
+    /// `[rows, width]` to the same.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let stored: FloatDType = x.dtype().into();
+        let (gamma, beta) = (widened(self.gamma.val()), widened(self.beta.val()));
+        layer_norm(widened(x), gamma, Some(beta), self.epsilon).cast(stored)
+    }
+}
 
 /// `x / sqrt(mean(x^2) + epsilon) * w`, in at least float32; Gemma's form has `1 + w` instead of `w`.
 #[derive(Module, Debug)]

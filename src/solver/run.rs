@@ -210,7 +210,9 @@ where
         self.reach
     }
 
-    /// Bytes of the three optimizers' moments. Copies them once to count, so not for every step.
+    /// Bytes of the three optimizers' moments and of the float32 masters of parameters in half precision: for Adam 8 a
+    /// number of a float32 parameter that trains, 12 of a bfloat16 one. Copies the moments once to count, so not for
+    /// every step.
     pub fn moment_bytes(&self) -> usize {
         self.upper.moment_bytes() + self.lower.moment_bytes() + self.auxiliary.moment_bytes()
     }

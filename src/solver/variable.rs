@@ -75,8 +75,8 @@ impl<M: Module> Variable<M> {
         self.replace(|module, optimizer| optimizer.step(rate, module, gradients));
     }
 
-    /// Lets the parameters of `group` train and freezes all others, dropping their moments unless
-    /// they are to be kept.
+    /// Lets the parameters of `group` train and freezes all others, dropping their moments and masters
+    /// unless they are to be kept.
     pub fn activate(&mut self, group: &ParamGroup, keep_moments: bool) {
         let mut activation = Activation {
             path: Vec::new(),
@@ -93,7 +93,7 @@ impl<M: Module> Variable<M> {
         }
     }
 
-    /// Bytes of the optimizer's moments.
+    /// Bytes of the optimizer's moments and masters.
     pub fn moment_bytes(&self) -> usize {
         self.optimizer.bytes()
     }
