@@ -4,6 +4,8 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
+use crate::solver::gradients::widened;
+
 /// `module + factor * direction`, with the parameter ids of `module`, and gradients of its own. Parameters that
 /// are frozen, or that `direction` has no entry for, stay.
 pub(super) fn shifted<M: Module>(module: &M, factor: f64, direction: &GradientsParams) -> M {
@@ -22,7 +24,11 @@ impl ModuleMapper for Shift<'_> {
         let moved = match self.direction.get::<D>(id).filter(|_| require_grad) {
             // A leaf of its own also where it does not move: the original must not get a share of the gradients.
             None => value.detach(),
-            Some(by) => Tensor::from_inner(value.inner() + by.mul_scalar(self.factor)),
+            Some(by) => {
+                let dtype = value.dtype();
+                let sum = widened(value.inner()) + widened(by).mul_scalar(self.factor);
+                Tensor::from_inner(sum.cast(dtype))
+            }
         };
         Param::from_mapped_value(id, moved.set_require_grad(require_grad), mapper)
     }
@@ -72,7 +78,9 @@ pub(super) fn linear<M: Module>(module: &M, terms: &[(f64, &GradientsParams)]) -
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let terms = self.terms.iter();
             let sum = terms
-                .filter_map(|(factor, vector)| Some(vector.get::<D>(param.id)?.mul_scalar(*factor)))
+                .filter_map(|(factor, vector)| {
+                    Some(widened(vector.get::<D>(param.id)?).mul_scalar(*factor))
+                })
                 .reduce(|sum, term| sum + term);
             if let Some(sum) = sum.filter(|_| param.is_require_grad()) {
                 self.sum.register(param.id, sum);
@@ -99,7 +107,7 @@ pub(super) fn dot<M: Module>(module: &M, a: &GradientsParams, b: &GradientsParam
     impl ModuleVisitor for Dot<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let (Some(a), Some(b)) = (self.a.get::<D>(param.id), self.b.get::<D>(param.id)) {
-                self.sum += (a * b).sum().into_scalar::<f64>();
+                self.sum += (widened(a) * widened(b)).sum().into_scalar::<f64>();
             }
         }
     }

@@ -121,7 +121,7 @@ pub(crate) fn clip<M: Module>(
 }
 
 /// The tensor in float32 if it is in half precision; else as it is.
-pub(super) fn widened<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+pub(crate) fn widened<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     match tensor.dtype() {
         DType::F16 | DType::BF16 => tensor.cast(DType::F32),
         _ => tensor,
