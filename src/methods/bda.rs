@@ -2,8 +2,8 @@
 
 use burn::module::Module;
 
+use super::gap::{Directions, Weights, directions};
 use super::oracle::Oracle;
-use super::penalized::{Penalized, Weights, penalized};
 use super::progress::{Rule, iterate};
 use super::{Method, Progress};
 use crate::solver::{PerVariable, Schedule, Step, Update, Variable, auxiliary_of};
@@ -175,12 +175,12 @@ impl<X: Module, W: Module> Rule<X, W> for BdaRule<X, W> {
             gap: if k == 0 { 0.0 } else { penalty }, // u = w: the gap is zero, not rounding noise
         };
         let at = (self.x.module(), self.w.module(), self.u.module());
-        let Penalized {
+        let Directions {
             step,
             of_x,
             of_w,
             of_u,
-        } = penalized(oracle, at, &weights, step)?;
+        } = directions(oracle, at, &weights, step)?;
         self.w.step(step.rates.lower, of_w);
         self.u.step(step.rates.auxiliary, of_u);
         self.x.step(step.rates.upper, of_x);

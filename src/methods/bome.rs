@@ -23,8 +23,8 @@ use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
 /// Norm and inner product are over `x` and `w` jointly; `lam` is 0 where `q` is. One draw a step serves all gradients,
 /// so that `u` and `w` are compared on the same data. A [`Step`] reports `lam` as its penalty and `u`'s loss.
 ///
-/// When to use it: where no penalty is known to work; there is none to choose. It follows the constraint closely at
-/// first, and slowly at the end: `q` vanishes at the solution, where `lam` is a ratio of small numbers.
+/// When to use it: where no penalty is known to work; there is none to choose. At the solution `q` vanishes and `lam`
+/// grows, until constant rates are too large for it and the end is a small oscillation: let the rates fall.
 ///
 /// Memory: `w`, and `u` for the time of a step. Gradients a step: `T + 2`.
 ///
@@ -178,7 +178,7 @@ impl<X: Module, W: Module> Rule<X, W> for BomeRule<X, W> {
         let product = dot(x, &f.of_upper, &q_x) + dot(w, &f.of_lower, q_w);
         let mut penalty = 0.0;
         if square > 0.0 {
-            penalty = (self.method.eta - product / square).max(0.0);
+            penalty = ((self.method.eta * square - product) / square).max(0.0);
         }
         let of_x = linear(x, &[(1.0, &f.of_upper), (penalty, &q_x)]);
         let of_w = linear(w, &[(1.0, &f.of_lower), (penalty, q_w)]);

@@ -118,7 +118,7 @@ where
     W: Module + 'static,
 {
     fn name(&self) -> &'static str {
-        "sama"
+        if self.preconditioned { "sama" } else { "t1_t2" }
     }
 
     fn start_boxed(

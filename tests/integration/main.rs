@@ -10,6 +10,8 @@ mod device;
 mod downstream;
 mod failures;
 mod layers;
+mod methods_points;
+mod methods_promises;
 mod minibatches;
 mod moments;
 mod problems;
@@ -44,6 +46,8 @@ mod gpt2;
 mod gpu;
 #[cfg(feature = "llm")]
 mod lisa_gpt2;
+#[cfg(feature = "llm")]
+mod methods_golden;
 #[cfg(feature = "llm")]
 mod pretrained;
 #[cfg(feature = "llm")]
