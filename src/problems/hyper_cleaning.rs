@@ -270,7 +270,10 @@ impl HyperCleaning {
     pub fn start(&self, options: impl Into<TensorCreationOptions>) -> (Vector, Matrix) {
         let options = options.into();
         let x = vec![self.start; self.training.classes.len()];
-        let z = Tensor::zeros([self.training.features.shape()[1], CLASSES], options.clone());
+        let z = Tensor::zeros(
+            [self.training.features.shape()[1], CLASSES],
+            options.clone(),
+        );
         (
             Vector::from_tensor(Tensor::from_data(x.as_slice(), options)),
             Matrix::from_tensor(z),
@@ -300,6 +303,35 @@ impl HyperCleaning {
             .zip(&test.classes)
             .filter(|(guess, class)| guess != *class);
         Ok(wrong.count() as f64 / test.classes.len() as f64)
+    }
+
+    /// F1 score of the training images whose weight is at least the start's, `{x_i >= x_0}`, as a guess of `mask`:
+    /// [`kept`](Self::kept) for the figure that is published, [`right`](Self::right) for what can be known. (With half of
+    /// the labels replaced, all right ones have an F1 of .95 against those kept.) 0 if none is both guessed and true.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] for weights or a mask of another length than the training set.
+    pub fn f1(&self, upper: &Vector, mask: &[bool]) -> Result<f64> {
+        let x: Vec<f64> = upper.val().inner().into_data().iter::<f64>().collect();
+        let samples = self.training.classes.len();
+        for (name, length) in [("upper variable", x.len()), ("mask", mask.len())] {
+            if length != samples {
+                return Err(Error::setting(
+                    name,
+                    format!("of length {length}"),
+                    format!("of length {samples}, one a training image"),
+                    "start from `HyperCleaning::start`",
+                ));
+            }
+        }
+        let (mut both, mut sum) = (0, 0);
+        for (x, &truth) in x.iter().zip(mask) {
+            let guess = *x >= self.start;
+            both += usize::from(guess && truth);
+            sum += usize::from(guess) + usize::from(truth);
+        }
+        Ok(2.0 * both as f64 / sum.max(1) as f64)
     }
 }
 
