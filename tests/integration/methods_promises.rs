@@ -11,6 +11,7 @@ use scalebio::{
     ActiveLayers, Bilevel, Error, LayerSampler, Lisa, LowerObjective, Update, UpperObjective,
 };
 
+use crate::layers;
 use crate::zoo::{self, Drawn, Vector, bits, coupled, flex, values};
 
 fn sgd(rate: f64) -> Update {
@@ -306,7 +307,8 @@ fn sama_and_no_u_clip_the_gradient_of_w_by_its_global_norm() {
 /// Settings that cannot work are errors at the start, which say what was given and what is possible.
 #[test]
 fn impossible_settings_are_errors() {
-    fn all<F, G>() -> Vec<(Boxed<F, G, Vector>, [&'static str; 2])>
+    type Words = [&'static str; 2];
+    fn all<F, G>() -> Vec<(Boxed<F, G, Vector>, Words)>
     where
         F: UpperObjective<Vector, Vector> + 'static,
         G: LowerObjective<Vector, Vector> + 'static,
@@ -351,11 +353,11 @@ fn impossible_settings_are_errors() {
                 ["0.5 / (k + 1)^-1", "at least 0"],
             ),
             (
-                Box::new(sama().layers(Lisa::new("blocks").active(0))),
+                Box::new(sama().layers(Lisa::over(&layers::model(), "blocks").unwrap().active(0))),
                 ["0", "at least 1"],
             ),
             (
-                Box::new(no_u().layers(Lisa::new("blocks").active(0))),
+                Box::new(no_u().layers(Lisa::over(&layers::model(), "blocks").unwrap().active(0))),
                 ["0", "at least 1"],
             ),
             (
