@@ -115,6 +115,8 @@ fn steps_report_gradients_penalty_and_u() {
         let mut run = method.start_boxed(problem, x, w).unwrap();
         for k in 0..3 {
             let step = run.next().unwrap().unwrap();
+            // SOBA's v is zero at first: its products need no gradient.
+            let calls = if name == "soba" && k == 0 { 2 } else { calls };
             assert_eq!((step.index(), step.gradient_calls()), (k, calls), "{name}");
             assert_eq!(step.penalty().is_finite(), penalty, "{name}");
             assert_eq!(step.auxiliary_loss().is_finite(), u, "{name}");
@@ -354,11 +356,11 @@ fn impossible_settings_are_errors() {
             ),
             (
                 Box::new(sama().layers(Lisa::over(&layers::model(), "blocks").unwrap().active(0))),
-                ["0", "at least 1"],
+                ["0 blocks", "from 1 to 12"],
             ),
             (
                 Box::new(no_u().layers(Lisa::over(&layers::model(), "blocks").unwrap().active(0))),
-                ["0", "at least 1"],
+                ["0 blocks", "from 1 to 12"],
             ),
             (
                 Box::new(Sama::new(sgd(0.0), sgd(0.1))),
