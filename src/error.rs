@@ -1,6 +1,6 @@
 //! The one error type of the crate.
 
-#[cfg(feature = "llm")]
+#[cfg(any(feature = "llm", feature = "problems"))]
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -23,9 +23,10 @@ pub enum Error {
         remedy: &'static str,
     },
 
-    /// A loss or a gradient is NaN or infinite. The run stands at the state before the step.
+    /// A loss or a gradient is NaN or infinite. The run stands at the state before the step, or, for a
+    /// [method](crate::methods) with an inner loop, before the inner iteration.
     #[error(
-        "step {step}: {quantity} is {value}; the variables are as they were before this step \
+        "step {step}: {quantity} is {value}; the variables are as they were before this update \
          (a smaller learning rate or penalty, or gradient clipping, usually helps)"
     )]
     NonFinite {
@@ -140,7 +141,7 @@ impl Error {
         }
     }
 
-    #[cfg(feature = "llm")]
+    #[cfg(any(feature = "llm", feature = "problems"))]
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
@@ -148,7 +149,7 @@ impl Error {
         }
     }
 
-    #[cfg(feature = "llm")]
+    #[cfg(any(feature = "llm", feature = "problems"))]
     pub(crate) fn record(path: &Path, line: usize, message: impl ToString) -> Self {
         Self::Record {
             path: path.to_owned(),
@@ -157,7 +158,7 @@ impl Error {
         }
     }
 
-    #[cfg(feature = "llm")]
+    #[cfg(any(feature = "llm", feature = "problems"))]
     pub(crate) fn file(path: &Path, message: impl ToString) -> Self {
         Self::File {
             path: path.to_owned(),

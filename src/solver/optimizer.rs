@@ -48,7 +48,16 @@ impl Optimizer {
         })
     }
 
+<<<<<<< HEAD
     /// Forgets the moments and masters of all parameters but those for which `keep` holds.
+=======
+    /// What the optimizer remembers of a parameter.
+    pub fn moments(&self, id: &ParamId) -> Option<&DynState> {
+        self.moments.get(id)
+    }
+
+    /// Forgets the moments of all parameters but those for which `keep` holds.
+>>>>>>> methods-a
     pub fn retain(&mut self, keep: impl Fn(&ParamId) -> bool) {
         self.states.retain(|id, _| keep(id));
     }

@@ -7,6 +7,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
 use super::optimizer::Optimizer;
+use super::precondition::precondition;
 use super::update::Update;
 use crate::{Error, Result};
 
@@ -93,7 +94,22 @@ impl<M: Module> Variable<M> {
         }
     }
 
+<<<<<<< HEAD
     /// Bytes of the optimizer's moments and masters.
+=======
+    /// `v`, multiplied by the slope of Adam's update in its gradient if `update`, which moves this variable, is Adam;
+    /// `gradient` is that of the step to come.
+    pub fn precondition(
+        &self,
+        update: &Update,
+        gradient: &GradientsParams,
+        v: GradientsParams,
+    ) -> GradientsParams {
+        precondition(self.module(), update, &self.optimizer, gradient, v)
+    }
+
+    /// Bytes of the optimizer's moments.
+>>>>>>> methods-a
     pub fn moment_bytes(&self) -> usize {
         self.optimizer.bytes()
     }

@@ -11,7 +11,13 @@ mod downstream;
 mod failures;
 mod layers;
 mod masters;
+mod methods_points;
+mod methods_promises;
+mod minibatches;
 mod moments;
+mod problems;
+mod problems_classifiers;
+mod problems_readers;
 mod properties;
 mod reweighting;
 mod settings;
@@ -47,6 +53,8 @@ mod gpu;
 mod lisa_gpt2;
 #[cfg(all(feature = "llm", target_os = "linux"))]
 mod memory;
+#[cfg(feature = "llm")]
+mod methods_golden;
 #[cfg(feature = "llm")]
 mod pretrained;
 #[cfg(feature = "llm")]
