@@ -25,15 +25,9 @@ impl ModuleMapper for Shift<'_> {
             // A leaf of its own also where it does not move: the original must not get a share of the gradients.
             None => value.detach(),
             Some(by) => {
-<<<<<<< HEAD
                 let dtype = value.dtype();
                 let sum = widened(value.inner()) + widened(by).mul_scalar(self.factor);
                 Tensor::from_inner(sum.cast(dtype))
-=======
-                let dtype = value.dtype(); // a vector may be wider than a parameter in half precision
-                let moved = value.inner().cast(by.dtype()) + by.mul_scalar(self.factor);
-                Tensor::from_inner(moved.cast(dtype))
->>>>>>> methods-a
             }
         };
         Param::from_mapped_value(id, moved.set_require_grad(require_grad), mapper)

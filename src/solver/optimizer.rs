@@ -48,16 +48,12 @@ impl Optimizer {
         })
     }
 
-<<<<<<< HEAD
-    /// Forgets the moments and masters of all parameters but those for which `keep` holds.
-=======
     /// What the optimizer remembers of a parameter.
     pub fn moments(&self, id: &ParamId) -> Option<&DynState> {
-        self.moments.get(id)
+        self.states.get(id)?.moments.as_ref()
     }
 
-    /// Forgets the moments of all parameters but those for which `keep` holds.
->>>>>>> methods-a
+    /// Forgets the moments and masters of all parameters but those for which `keep` holds.
     pub fn retain(&mut self, keep: impl Fn(&ParamId) -> bool) {
         self.states.retain(|id, _| keep(id));
     }

@@ -94,9 +94,6 @@ impl<M: Module> Variable<M> {
         }
     }
 
-<<<<<<< HEAD
-    /// Bytes of the optimizer's moments and masters.
-=======
     /// `v`, multiplied by the slope of Adam's update in its gradient if `update`, which moves this variable, is Adam;
     /// `gradient` is that of the step to come.
     pub fn precondition(
@@ -108,8 +105,7 @@ impl<M: Module> Variable<M> {
         precondition(self.module(), update, &self.optimizer, gradient, v)
     }
 
-    /// Bytes of the optimizer's moments.
->>>>>>> methods-a
+    /// Bytes of the optimizer's moments and masters.
     pub fn moment_bytes(&self) -> usize {
         self.optimizer.bytes()
     }
