@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use burn::{
     module::Module,
+    optim::GradientsParams,
     tensor::{Device, Int, Tensor},
 };
 use serde_json::{Map, Value};
 
 use super::{
+    blockwise,
     gemma2::{Gemma2, Gemma2Config},
     gpt_neox::{GptNeox, GptNeoxConfig},
     gpt2::Gpt2,
@@ -19,7 +21,7 @@ use super::{
     saving,
     settings::Settings,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A causal language model: GPT-2, GPT-NeoX, Llama (also Yi and SmolLM2), Mistral, Qwen-2 and 2.5, or Gemma-2.
 ///
@@ -38,6 +40,20 @@ pub struct CausalLm {
     network: Architecture,
     #[module(skip)]
     origin: Origin,
+    #[module(skip)]
+    differentiation: Option<Differentiation>,
+}
+
+/// How the gradients of a [`CausalLm`] are computed. The results are equal up to rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Differentiation {
+    /// One tape over the whole model. Fastest, and the most memory: it holds the intermediate results of all blocks from
+    /// the lowest one that trains on, and the logits three times.
+    Plain,
+    /// One block's tape at a time, from the top down, after a pass without a tape that keeps the blocks' inputs; head and
+    /// loss in chunks of rows. Memory is that of one block and of one hidden state a block; the price is one more forward
+    /// pass, from the lowest block that trains on.
+    Blockwise,
 }
 
 /// The architectures, by the struct that computes them.
@@ -103,7 +119,21 @@ impl CausalLm {
                 folder: Some(dir.to_owned()),
                 settings: settings.values().clone(),
             },
+            differentiation: None,
         })
+    }
+
+    /// How gradients are computed. Default, `None`: [`Differentiation::Blockwise`] where some parameters are frozen, as
+    /// under LISA, else [`Differentiation::Plain`].
+    #[must_use]
+    pub fn with_differentiation(mut self, how: impl Into<Option<Differentiation>>) -> Self {
+        self.differentiation = how.into();
+        self
+    }
+
+    /// How gradients are computed, if that was chosen.
+    pub fn differentiation(&self) -> Option<Differentiation> {
+        self.differentiation
     }
 
     /// Writes a checkpoint folder as transformers does: config.json; the tensors in float32, in one model.safetensors, or in
@@ -202,6 +232,33 @@ impl CausalLm {
         self.network().sample_losses(ids, mask, labels)
     }
 
+    /// The losses of [`sample_losses`](Self::sample_losses), and the gradient of `sum_j factor_j loss_j` in the parameters
+    /// that require one, computed as [`Differentiation::Blockwise`] says.
+    ///
+    /// # Shapes
+    /// - `ids`, `mask`, `labels` `[batch, length]`, see [`logits`](Self::logits)
+    ///
+    /// # Errors
+    /// [`Error::Setting`] unless there is a factor a sample.
+    pub fn blockwise_gradients(
+        &self,
+        ids: Tensor<2, Int>,
+        mask: Tensor<2, Int>,
+        labels: Tensor<2, Int>,
+        factors: &[f64],
+    ) -> Result<(Vec<f64>, GradientsParams)> {
+        let [batch, _] = ids.dims();
+        if factors.len() != batch {
+            return Err(Error::setting(
+                "factors",
+                format!("{} numbers", factors.len()),
+                format!("{batch} numbers, one a sample"),
+                "give a sample that does not count the factor 0",
+            ));
+        }
+        Ok(blockwise::differentiate(self, ids, mask, labels, factors))
+    }
+
     /// The device that holds the model.
     pub fn device(&self) -> Device {
         self.network().device()
@@ -223,6 +280,7 @@ impl From<Gpt2> for CausalLm {
         Self {
             network: Architecture::Gpt2(model),
             origin: Origin::default(),
+            differentiation: None,
         }
     }
 }

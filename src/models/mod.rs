@@ -20,12 +20,14 @@
 
 mod activation;
 mod attention;
+mod blockwise;
 mod causal_lm;
 mod decoder;
 mod gemma2;
 mod generate;
 mod gpt2;
 mod gpt_neox;
+mod head;
 mod linear;
 mod linearized;
 mod llama;
@@ -42,7 +44,7 @@ mod settings;
 mod shards;
 
 pub use activation::Activation;
-pub use causal_lm::CausalLm;
+pub use causal_lm::{CausalLm, Differentiation};
 pub use generate::{Generation, Sampling};
 pub use gpt2::{Gpt2, Gpt2Config};
 pub use loss::{sample_losses, token_losses};

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
 use super::draws::{Pick, Samples};
-use super::objective::SampleLosses;
-use crate::Result;
+use super::objective::{SampleLosses, on_one_tape};
 use crate::data::{Source, TokenBatch};
-use crate::models::CausalLm;
+use crate::models::{CausalLm, Differentiation};
+use crate::problem::has_frozen;
+use crate::{Error, Result};
 
 /// The tokenized samples of one or several [`Source`]s.
 #[derive(Debug)]
@@ -64,5 +66,28 @@ impl SampleLosses<TokenBatch> for CausalLm {
             batch.mask(&device),
             batch.labels(&device),
         )
+    }
+
+    fn differentiate(
+        &self,
+        batch: &TokenBatch,
+        factors: &[f64],
+    ) -> Result<(Vec<f64>, GradientsParams)> {
+        let frozen = has_frozen(self);
+        let default = match frozen {
+            true => Differentiation::Blockwise,
+            false => Differentiation::Plain,
+        };
+        if self.differentiation().unwrap_or(default) == Differentiation::Plain {
+            return on_one_tape(self, batch, factors);
+        }
+        let device = self.device();
+        let (ids, mask) = (batch.ids(&device), batch.mask(&device));
+        let (losses, gradients) =
+            self.blockwise_gradients(ids, mask, batch.labels(&device), factors)?;
+        if gradients.is_empty() && !frozen {
+            return Err(Error::NotDifferentiable);
+        }
+        Ok((losses, gradients))
     }
 }

@@ -20,6 +20,8 @@ mod zoo;
 #[cfg(feature = "llm")]
 mod architectures;
 #[cfg(feature = "llm")]
+mod blockwise;
+#[cfg(feature = "llm")]
 #[path = "../../examples/check_model/compare.rs"]
 mod compare;
 #[cfg(feature = "llm")]

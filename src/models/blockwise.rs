@@ -1,0 +1,199 @@
+//! Gradients block by block: only the inputs of blocks are kept, and one block's tape at a time is in memory.
+//!
+//! A tape over the whole model holds the intermediate results of every block above the lowest one that trains. Here the
+//! model runs without a tape and keeps the blocks' inputs from the lowest active block on; then, from the top down, each
+//! block runs once more on a tape of its own, which takes the gradient from its output to its input. Blocks that are frozen
+//! only pass it on, and below the lowest active block nothing is computed again. The price is one more forward pass over
+//! the blocks from there on.
+//!
+//! Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016).
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    optim::GradientsParams,
+    tensor::{Gradients, IndexingUpdateOp, Int, Tensor},
+};
+
+use super::{
+    CausalLm,
+    head::{Head, HeadGradients},
+    loss::Targets,
+};
+
+/// The loss of each sample, and the gradient of `sum_j factor_j loss_j` in the parameters that require one.
+///
+/// # Shapes
+/// - `ids`, `mask`, `labels` `[batch, length]`
+pub(super) fn differentiate(
+    model: &CausalLm,
+    ids: Tensor<2, Int>,
+    mask: Tensor<2, Int>,
+    labels: Tensor<2, Int>,
+    factors: &[f64],
+) -> (Vec<f64>, GradientsParams) {
+    let mut gradients = GradientsParams::new();
+    let targets = Targets::of(&labels);
+    if targets.rows().is_empty() {
+        return (targets.means(std::iter::empty()), gradients);
+    }
+    let fixed = model.valid();
+    let (taped, fixed) = (model.network(), fixed.network());
+    let [_, length] = ids.dims();
+
+    let embedded = taped.embed(ids.inner(), 0);
+    let mut x = embedded.clone().inner();
+    let embedded = Some(embedded).filter(Tensor::is_tracked);
+    let shared = fixed.shared(mask.inner(), length);
+    let lowest = match embedded {
+        Some(_) => 0,
+        None => lowest_active(model).unwrap_or(taped.blocks()),
+    };
+    let mut inputs = Vec::new();
+    for index in 0..taped.blocks() {
+        if index >= lowest {
+            inputs.push(x.clone());
+        }
+        x = fixed.block(index, x, &shared, None);
+    }
+
+    let below = embedded.is_some() || lowest < taped.blocks();
+    let (losses, gradient) = top(model, &mut gradients, x, &targets, factors, below);
+    let Some(mut gradient) = gradient else {
+        return (losses, gradients);
+    };
+    for index in (lowest..taped.blocks()).rev() {
+        let Some(input) = inputs.pop() else { break };
+        let mut input = input.autodiff();
+        if index > lowest || embedded.is_some() {
+            input = input.require_grad();
+        }
+        let output = taped.block(index, input.clone(), &shared, None);
+        let mut found = pull_back(output, gradient);
+        collect(model, &mut found, &mut gradients);
+        match input.grad_remove(&mut found) {
+            Some(below) => gradient = below,
+            None => return (losses, gradients),
+        }
+    }
+    if let Some(embedded) = embedded {
+        let mut found = pull_back(embedded, gradient);
+        collect(model, &mut found, &mut gradients);
+    }
+    (losses, gradients)
+}
+
+/// The losses; the gradients of head and final norm, which are collected; and that in the hidden states `x` that the last
+/// block gives, if something `below` needs it.
+fn top(
+    model: &CausalLm,
+    gradients: &mut GradientsParams,
+    x: Tensor<2>,
+    targets: &Targets,
+    factors: &[f64],
+    below: bool,
+) -> (Vec<f64>, Option<Tensor<2>>) {
+    let network = model.network();
+    let predicting = Tensor::from_data(targets.rows(), &x.device());
+    let mut rows = x.clone().select(0, predicting.clone()).autodiff();
+    if below {
+        rows = rows.require_grad();
+    }
+    let normed = network.norm(rows.clone());
+    let weight = network.head_weight();
+    let head = Head {
+        weight: weight.val().inner(),
+        cap: network.cap(),
+        trains: weight.is_require_grad(),
+    };
+    let HeadGradients {
+        losses,
+        of_hidden,
+        of_weight,
+    } = head.differentiate(
+        normed.clone().inner(),
+        targets,
+        &targets.row_factors(factors),
+    );
+    if let Some(gradient) = of_weight {
+        gradients.register(weight.id, gradient);
+    }
+    let losses = targets.means(losses.into_iter());
+    if !normed.is_tracked() {
+        return (losses, None);
+    }
+    let mut found = pull_back(normed, of_hidden);
+    collect(model, &mut found, gradients);
+    let of_rows = rows.grad_remove(&mut found);
+    let zeros = x.zeros_like();
+    let of_x = of_rows.map(|g| zeros.select_assign(0, predicting, g, IndexingUpdateOp::Add));
+    (losses, of_x)
+}
+
+/// The gradients of whatever `output` depends on, from the gradient in `output`.
+fn pull_back(output: Tensor<2>, gradient: Tensor<2>) -> Gradients {
+    (output * gradient).sum().backward()
+}
+
+/// Moves the gradients of the model's parameters to those found before. A tied embedding gets one as a head and one as an
+/// embedding.
+fn collect(model: &CausalLm, found: &mut Gradients, gradients: &mut GradientsParams) {
+    struct Collect<'a> {
+        found: &'a mut Gradients,
+        gradients: &'a mut GradientsParams,
+    }
+
+    impl ModuleVisitor for Collect<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let Some(mut gradient) = param.val().grad_remove(self.found) else {
+                return;
+            };
+            if let Some(before) = self.gradients.remove::<D>(param.id) {
+                gradient = before + gradient;
+            }
+            self.gradients.register(param.id, gradient);
+        }
+    }
+
+    model.visit(&mut Collect { found, gradients });
+}
+
+/// The lowest block with a parameter that requires a gradient.
+fn lowest_active(model: &CausalLm) -> Option<usize> {
+    struct Lowest {
+        blocks: String,
+        path: Vec<String>,
+        lowest: Option<usize>,
+    }
+
+    impl ModuleVisitor for Lowest {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.path.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if !param.is_require_grad() {
+                return;
+            }
+            let path = self.path.join(".");
+            let block = path.strip_prefix(&self.blocks).and_then(|rest| {
+                let index = rest.strip_prefix('.')?.split('.').next()?;
+                index.parse::<usize>().ok()
+            });
+            if let Some(block) = block {
+                self.lowest = Some(self.lowest.map_or(block, |lowest| lowest.min(block)));
+            }
+        }
+    }
+
+    let mut lowest = Lowest {
+        blocks: model.blocks_path(),
+        path: Vec::new(),
+        lowest: None,
+    };
+    model.visit(&mut lowest);
+    lowest.lowest
+}
