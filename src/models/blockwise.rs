@@ -26,6 +26,7 @@ use super::{
 /// - `ids`, `mask`, `labels` `[batch, length]`
 pub(super) fn differentiate(
     model: &CausalLm,
+    active: &Active,
     ids: Tensor<2, Int>,
     mask: Tensor<2, Int>,
     labels: Tensor<2, Int>,
@@ -46,7 +47,7 @@ pub(super) fn differentiate(
     let shared = fixed.shared(mask.inner(), length);
     let lowest = match embedded {
         Some(_) => 0,
-        None => lowest_active(model).unwrap_or(taped.blocks()),
+        None => active.lowest.unwrap_or(taped.blocks()),
     };
     let mut inputs = Vec::new();
     for index in 0..taped.blocks() {
@@ -157,43 +158,54 @@ fn collect(model: &CausalLm, found: &mut Gradients, gradients: &mut GradientsPar
     model.visit(&mut Collect { found, gradients });
 }
 
-/// The lowest block with a parameter that requires a gradient.
-fn lowest_active(model: &CausalLm) -> Option<usize> {
-    struct Lowest {
-        blocks: String,
-        path: Vec<String>,
-        lowest: Option<usize>,
-    }
+/// Which parameters require a gradient.
+#[derive(Default)]
+pub(super) struct Active {
+    /// The lowest block that has one.
+    pub lowest: Option<usize>,
+    /// Whether some parameter of the model requires none.
+    pub frozen: bool,
+}
 
-    impl ModuleVisitor for Lowest {
-        fn enter_module(&mut self, name: &str, _container_type: &str) {
-            self.path.push(name.to_owned());
+impl Active {
+    /// Looks at all parameters of a model.
+    pub fn of(model: &CausalLm) -> Self {
+        struct Walk {
+            blocks: String,
+            path: Vec<String>,
+            active: Active,
         }
 
-        fn exit_module(&mut self, _name: &str, _container_type: &str) {
-            self.path.pop();
-        }
-
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if !param.is_require_grad() {
-                return;
+        impl ModuleVisitor for Walk {
+            fn enter_module(&mut self, name: &str, _container_type: &str) {
+                self.path.push(name.to_owned());
             }
-            let path = self.path.join(".");
-            let block = path.strip_prefix(&self.blocks).and_then(|rest| {
-                let index = rest.strip_prefix('.')?.split('.').next()?;
-                index.parse::<usize>().ok()
-            });
-            if let Some(block) = block {
-                self.lowest = Some(self.lowest.map_or(block, |lowest| lowest.min(block)));
+
+            fn exit_module(&mut self, _name: &str, _container_type: &str) {
+                self.path.pop();
+            }
+
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let Active { lowest, frozen } = &mut self.active;
+                if !param.is_require_grad() {
+                    *frozen = true;
+                    return;
+                }
+                let path = self.path.join(".");
+                let inside = path.strip_prefix(&self.blocks);
+                let index = inside.and_then(|rest| rest.split('.').next()?.parse().ok());
+                if let Some(index) = index {
+                    *lowest = Some(lowest.map_or(index, |lowest: usize| lowest.min(index)));
+                }
             }
         }
-    }
 
-    let mut lowest = Lowest {
-        blocks: model.blocks_path(),
-        path: Vec::new(),
-        lowest: None,
-    };
-    model.visit(&mut lowest);
-    lowest.lowest
+        let mut walk = Walk {
+            blocks: format!("{}.", model.blocks_path()),
+            path: Vec::new(),
+            active: Self::default(),
+        };
+        model.visit(&mut walk);
+        walk.active
+    }
 }

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use burn::{
     module::Module,
     optim::GradientsParams,
-    tensor::{Device, Int, Tensor},
+    tensor::{Device, Int, Tensor, TensorData},
 };
 use serde_json::{Map, Value};
 
 use super::{
-    blockwise,
+    blockwise::{self, Active},
     gemma2::{Gemma2, Gemma2Config},
     gpt_neox::{GptNeox, GptNeoxConfig},
     gpt2::Gpt2,
@@ -233,14 +233,14 @@ impl CausalLm {
     }
 
     /// The losses of [`sample_losses`](Self::sample_losses), and the gradient of `sum_j factor_j loss_j` in the parameters
-    /// that require one, computed as [`Differentiation::Blockwise`] says.
+    /// that require one, computed as [`differentiation`](Self::differentiation) says.
     ///
     /// # Shapes
     /// - `ids`, `mask`, `labels` `[batch, length]`, see [`logits`](Self::logits)
     ///
     /// # Errors
     /// [`Error::Setting`] unless there is a factor a sample.
-    pub fn blockwise_gradients(
+    pub fn gradients(
         &self,
         ids: Tensor<2, Int>,
         mask: Tensor<2, Int>,
@@ -256,7 +256,25 @@ impl CausalLm {
                 "give a sample that does not count the factor 0",
             ));
         }
-        Ok(blockwise::differentiate(self, ids, mask, labels, factors))
+        let active = Active::of(self);
+        let default = match active.frozen {
+            true => Differentiation::Blockwise,
+            false => Differentiation::Plain,
+        };
+        if self.differentiation.unwrap_or(default) == Differentiation::Blockwise {
+            return Ok(blockwise::differentiate(
+                self, &active, ids, mask, labels, factors,
+            ));
+        }
+        let losses = self.sample_losses(ids, mask, labels);
+        let values = losses.clone().inner().into_data().iter::<f64>().collect();
+        if !losses.is_tracked() {
+            return Ok((values, GradientsParams::new()));
+        }
+        let factors = TensorData::from(factors).convert_dtype(losses.dtype());
+        let factors = Tensor::from_data(factors, (&losses.device(), losses.dtype()));
+        let gradients = (losses * factors).sum().backward();
+        Ok((values, GradientsParams::from_grads(gradients, self)))
     }
 
     /// The device that holds the model.

@@ -7,9 +7,9 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
 use super::draws::{Pick, Samples};
-use super::objective::{SampleLosses, on_one_tape};
+use super::objective::SampleLosses;
 use crate::data::{Source, TokenBatch};
-use crate::models::{CausalLm, Differentiation};
+use crate::models::CausalLm;
 use crate::problem::has_frozen;
 use crate::{Error, Result};
 
@@ -73,19 +73,11 @@ impl SampleLosses<TokenBatch> for CausalLm {
         batch: &TokenBatch,
         factors: &[f64],
     ) -> Result<(Vec<f64>, GradientsParams)> {
-        let frozen = has_frozen(self);
-        let default = match frozen {
-            true => Differentiation::Blockwise,
-            false => Differentiation::Plain,
-        };
-        if self.differentiation().unwrap_or(default) == Differentiation::Plain {
-            return on_one_tape(self, batch, factors);
-        }
         let device = self.device();
         let (ids, mask) = (batch.ids(&device), batch.mask(&device));
-        let (losses, gradients) =
-            self.blockwise_gradients(ids, mask, batch.labels(&device), factors)?;
-        if gradients.is_empty() && !frozen {
+        let labels = batch.labels(&device);
+        let (losses, gradients) = self.gradients(ids, mask, labels, factors)?;
+        if gradients.is_empty() && !has_frozen(self) {
             return Err(Error::NotDifferentiable);
         }
         Ok((losses, gradients))

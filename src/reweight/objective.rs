@@ -30,35 +30,26 @@ pub trait SampleLosses<B>: Module {
     /// [`Error::Setting`] for another number of losses than of factors, [`Error::NotDifferentiable`] for losses that do
     /// not depend on the model.
     fn differentiate(&self, batch: &B, factors: &[f64]) -> Result<(Vec<f64>, GradientsParams)> {
-        on_one_tape(self, batch, factors)
-    }
-}
-
-/// The losses and the gradient of [`SampleLosses::differentiate`], by differentiating the losses as a whole.
-pub(super) fn on_one_tape<B, W: SampleLosses<B>>(
-    model: &W,
-    batch: &B,
-    factors: &[f64],
-) -> Result<(Vec<f64>, GradientsParams)> {
-    let losses = model.sample_losses(batch);
-    let [given] = losses.dims();
-    if given != factors.len() {
-        return Err(Error::setting(
-            "sample losses",
-            format!("{given} numbers"),
-            format!("{} numbers, one a sample of the micro-batch", factors.len()),
-            "reduce over tokens or features, but not over samples",
-        ));
-    }
-    if !losses.is_tracked() {
-        if has_frozen(model) {
-            return Ok((numbers(losses), GradientsParams::new()));
+        let losses = self.sample_losses(batch);
+        let [given] = losses.dims();
+        if given != factors.len() {
+            return Err(Error::setting(
+                "sample losses",
+                format!("{given} numbers"),
+                format!("{} numbers, one a sample of the micro-batch", factors.len()),
+                "reduce over tokens or features, but not over samples",
+            ));
         }
-        return Err(Error::NotDifferentiable);
+        if !losses.is_tracked() {
+            if has_frozen(self) {
+                return Ok((numbers(losses), GradientsParams::new()));
+            }
+            return Err(Error::NotDifferentiable);
+        }
+        let sum = (losses.clone() * like(&losses, factors)).sum();
+        let gradients = GradientsParams::from_grads(sum.backward(), self);
+        Ok((numbers(losses.inner()), gradients))
     }
-    let sum = (losses.clone() * like(&losses, factors)).sum();
-    let gradients = GradientsParams::from_grads(sum.backward(), model);
-    Ok((numbers(losses.inner()), gradients))
 }
 
 /// A micro-batch whose samples count by given coefficients.

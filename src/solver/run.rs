@@ -4,9 +4,10 @@ use std::fmt;
 
 use burn::module::Module;
 
-use super::gradients::{clip, combine, global_norm, total};
+use super::gradients::{clip, combine, global_norm};
 use super::scalebio::{Moments, ScaleBio};
 use super::step::{PerVariable, Step};
+use super::tasks::{Tasks, in_parallel, in_turn};
 use super::variable::{Variable, auxiliary_of, untied};
 use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
 
@@ -48,6 +49,8 @@ pub struct Run<F, G, X, W> {
     steps: usize,
     reach: f64,
     failed: bool,
+    /// [`Run::advance`] with the tasks in turn or in parallel.
+    advance: fn(&mut Self) -> Result<Step>,
 }
 
 /// Where a run ended.
@@ -87,11 +90,26 @@ where
             steps: 0,
             reach: 0.0,
             failed: false,
+            advance: |run| run.advance(in_turn),
         })
     }
 
+    /// Computes the gradient of `u` on another thread than those of `w`. The results are the same, bit for bit; what the
+    /// two need beside the model is in memory at the same time.
+    ///
+    /// Worth it where one model does not keep all cores busy. The objectives must not hold tensors that require
+    /// gradients.
+    pub fn in_parallel(mut self) -> Self
+    where
+        F: UpperObjective<X, W, Batch: Sync> + Sync,
+        G: LowerObjective<X, W, Batch: Sync> + Sync,
+    {
+        self.advance = |run| run.advance(in_parallel);
+        self
+    }
+
     /// One step of algorithm 1: a Jacobi step, every gradient taken at `(x_k, u_k, w_k)`.
-    fn advance(&mut self) -> Result<Step> {
+    fn advance(&mut self, tasks: Tasks<F, G, X, W>) -> Result<Step> {
         let k = self.steps;
         let alpha = self.method.penalty.at(k);
         let rates = self.rates(k);
@@ -101,15 +119,13 @@ where
         let upper_draw = drawn(self.problem.upper.sample()?, k, "upper objective")?;
         self.draw_layers(k);
 
-        let Bilevel { upper: f, lower: g } = &self.problem;
         let (x, w, u) = (
             self.upper.module(),
             self.lower.module(),
             self.auxiliary.module(),
         );
-        let f_w = total(&upper_draw, x, w, |batch| f.gradients(x, w, batch))?; // F(x, w)
-        let g_w = total(&lower_draw, x, w, |batch| g.gradients(x, w, batch))?; // G(x, w)
-        let mut g_u = total(&lower_draw, x, u, |batch| g.gradients(x, u, batch))?; // G(x, u)
+        let gradients = tasks(&self.problem, &upper_draw, &lower_draw, x, w, u)?;
+        let [f_w, g_w, mut g_u] = gradients; // of F(x, w), G(x, w), G(x, u)
 
         // At the start u = w, and alpha (G(x, w) - G(x, u)) is zero by definition. Its rounding noise
         // would be a full step in a random direction under Adam.
@@ -239,7 +255,7 @@ where
         if self.failed {
             return None;
         }
-        let step = self.advance();
+        let step = (self.advance)(self);
         self.failed = step.is_err();
         Some(step)
     }
