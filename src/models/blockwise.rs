@@ -11,7 +11,7 @@
 use burn::{
     module::{Module, ModuleVisitor, Param},
     optim::GradientsParams,
-    tensor::{Gradients, IndexingUpdateOp, Int, Tensor},
+    tensor::{Gradients, IndexingUpdateOp, Int, Tensor, module::embedding},
 };
 
 use super::{
@@ -41,7 +41,12 @@ pub(super) fn differentiate(
     let (taped, fixed) = (model.network(), fixed.network());
     let [_, length] = ids.dims();
 
-    let embedded = taped.embed(ids.inner(), 0);
+    let (ids, table) = (ids.inner(), taped.embedding());
+    let mut vectors = embedding(table.val().inner(), ids.clone()).autodiff();
+    if table.is_require_grad() {
+        vectors = vectors.require_grad();
+    }
+    let embedded = taped.first(vectors.clone(), 0);
     let mut x = embedded.clone().inner();
     let embedded = Some(embedded).filter(Tensor::is_tracked);
     let shared = fixed.shared(mask.inner(), length);
@@ -79,6 +84,9 @@ pub(super) fn differentiate(
     if let Some(embedded) = embedded {
         let mut found = pull_back(embedded, gradient);
         collect(model, &mut found, &mut gradients);
+        if let Some(gradient) = vectors.grad_remove(&mut found) {
+            add_rows(&mut gradients, table, ids, gradient, taped.padding());
+        }
     }
     (losses, gradients)
 }
@@ -128,6 +136,28 @@ fn top(
     let zeros = x.zeros_like();
     let of_x = of_rows.map(|g| zeros.select_assign(0, predicting, g, IndexingUpdateOp::Add));
     (losses, of_x)
+}
+
+/// Adds the gradient in the vectors of the tokens `ids` to that in the embedding, in place: a tied embedding has one from
+/// the head already.
+fn add_rows(
+    gradients: &mut GradientsParams,
+    table: &Param<Tensor<2>>,
+    ids: Tensor<2, Int>,
+    of_vectors: Tensor<3>,
+    padding: Option<i64>,
+) {
+    let [batch, length, width] = of_vectors.dims();
+    let ids = ids.reshape([batch * length]);
+    let mut rows = of_vectors.reshape([batch * length, width]);
+    if let Some(padding) = padding {
+        let is_padding = ids.clone().equal_elem(padding).unsqueeze_dim::<2>(1);
+        rows = rows.mask_fill(is_padding.expand([batch * length, width]), 0.0);
+    }
+    let before = gradients.remove::<2>(table.id);
+    let before = before.unwrap_or_else(|| table.val().inner().zeros_like());
+    let sum = before.select_assign(0, ids, rows, IndexingUpdateOp::Add);
+    gradients.register(table.id, sum);
 }
 
 /// The gradients of whatever `output` depends on, from the gradient in `output`.

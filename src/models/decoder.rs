@@ -3,8 +3,7 @@
 
 use burn::{
     module::Module,
-    nn::Embedding,
-    tensor::{Int, Tensor},
+    tensor::{Int, Tensor, module::embedding},
 };
 
 use super::{
@@ -18,8 +17,8 @@ use super::{
 use crate::error::Result;
 
 /// The embeddings of tokens, `[batch, length, width]`. As in PyTorch, looking up the padding token does not train its row.
-pub(super) fn embed(table: &Embedding, ids: Tensor<2, Int>, padding: Option<i64>) -> Tensor<3> {
-    let x = table.forward(ids.clone());
+pub(super) fn embed(table: Tensor<2>, ids: Tensor<2, Int>, padding: Option<i64>) -> Tensor<3> {
+    let x = embedding(table, ids.clone());
     let Some(padding) = padding.filter(|_| x.is_tracked()) else {
         return x;
     };

@@ -14,7 +14,7 @@ use burn::{
 use super::{
     activation::Activation,
     attention::Seen,
-    decoder::{AttentionOptions, GatedMlp, Heads, SelfAttention, embed},
+    decoder::{AttentionOptions, GatedMlp, Heads, SelfAttention},
     linear::Linear,
     llama::NAMING,
     network::{Network, Shared},
@@ -118,10 +118,17 @@ pub(super) struct Gemma2 {
 }
 
 impl Network for Gemma2 {
-    fn embed(&self, ids: Tensor<2, Int>, _start: usize) -> Tensor<2> {
-        let [batch, length] = ids.dims();
-        let width = self.config.heads.width;
-        let x = embed(&self.embed_tokens, ids, self.config.padding) * (width as f64).sqrt();
+    fn embedding(&self) -> &Param<Tensor<2>> {
+        &self.embed_tokens.weight
+    }
+
+    fn padding(&self) -> Option<i64> {
+        self.config.padding
+    }
+
+    fn first(&self, vectors: Tensor<3>, _start: usize) -> Tensor<2> {
+        let [batch, length, width] = vectors.dims();
+        let x = vectors * (width as f64).sqrt();
         x.reshape([batch * length, width])
     }
 

@@ -302,12 +302,15 @@ impl Gpt2 {
 }
 
 impl Network for Gpt2 {
-    fn embed(&self, ids: Tensor<2, Int>, start: usize) -> Tensor<2> {
-        let [batch, length] = ids.dims();
-        let width = self.config.n_embd;
+    fn embedding(&self) -> &Param<Tensor<2>> {
+        &self.wte.weight
+    }
+
+    fn first(&self, vectors: Tensor<3>, start: usize) -> Tensor<2> {
+        let [batch, length, width] = vectors.dims();
         let position = self.wpe.weight.val();
         let position = position.slice([start..start + length, 0..width]);
-        let x = self.wte.forward(ids) + position.unsqueeze();
+        let x = vectors + position.unsqueeze();
         x.reshape([batch * length, width])
     }
 

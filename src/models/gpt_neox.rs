@@ -105,10 +105,13 @@ pub(super) struct GptNeox {
 }
 
 impl Network for GptNeox {
-    fn embed(&self, ids: Tensor<2, Int>, _start: usize) -> Tensor<2> {
-        let [batch, length] = ids.dims();
-        let x = self.embed_in.forward(ids);
-        x.reshape([batch * length, self.config.width])
+    fn embedding(&self) -> &Param<Tensor<2>> {
+        &self.embed_in.weight
+    }
+
+    fn first(&self, vectors: Tensor<3>, _start: usize) -> Tensor<2> {
+        let [batch, length, width] = vectors.dims();
+        vectors.reshape([batch * length, width])
     }
 
     fn shared(&self, mask: Tensor<2, Int>, length: usize) -> Shared {

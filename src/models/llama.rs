@@ -14,7 +14,7 @@ use burn::{
 use super::{
     activation::Activation,
     attention::Seen,
-    decoder::{AttentionOptions, GatedMlp, Heads, SelfAttention, embed},
+    decoder::{AttentionOptions, GatedMlp, Heads, SelfAttention},
     linear::Linear,
     network::{Network, Shared},
     norm::RmsNorm,
@@ -146,11 +146,17 @@ pub(super) struct Llama {
 }
 
 impl Network for Llama {
-    fn embed(&self, ids: Tensor<2, Int>, _start: usize) -> Tensor<2> {
-        let [batch, length] = ids.dims();
-        let width = self.config.heads.width;
-        let x = embed(&self.embed_tokens, ids, self.config.padding);
-        x.reshape([batch * length, width])
+    fn embedding(&self) -> &Param<Tensor<2>> {
+        &self.embed_tokens.weight
+    }
+
+    fn padding(&self) -> Option<i64> {
+        self.config.padding
+    }
+
+    fn first(&self, vectors: Tensor<3>, _start: usize) -> Tensor<2> {
+        let [batch, length, width] = vectors.dims();
+        vectors.reshape([batch * length, width])
     }
 
     fn shared(&self, mask: Tensor<2, Int>, length: usize) -> Shared {

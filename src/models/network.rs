@@ -7,6 +7,7 @@ use burn::{
 
 use super::{
     attention::{Biases, Seen},
+    decoder::embed,
     loss::Targets,
     pretrained::Naming,
     rotary::{Rope, Turns},
@@ -17,8 +18,17 @@ use super::{
 ///
 /// Between attentions, all positions of all sequences are rows of one matrix `[batch * length, width]`: one matmul a weight.
 pub(super) trait Network {
-    /// The first hidden states, `[batch * length, width]`, of `ids` `[batch, length]` at the positions from `start` on.
-    fn embed(&self, ids: Tensor<2, Int>, start: usize) -> Tensor<2>;
+    /// The vectors of the tokens, `[vocabulary, width]`.
+    fn embedding(&self) -> &Param<Tensor<2>>;
+
+    /// The token whose vector is not trained by looking it up.
+    fn padding(&self) -> Option<i64> {
+        None
+    }
+
+    /// The first hidden states, `[batch * length, width]`, from the vectors of tokens, `[batch, length, width]`, at the
+    /// positions from `start` on.
+    fn first(&self, vectors: Tensor<3>, start: usize) -> Tensor<2>;
 
     /// What the blocks share in a pass over the last `length` positions of `mask` `[batch, keys]`: 1 for tokens, 0 for
     /// padding.
@@ -69,7 +79,8 @@ pub(super) trait Network {
     /// - result `[batch * length, width]`
     fn hidden(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>, seen: &mut [Seen]) -> Tensor<2> {
         let ([_, length], [_, keys]) = (ids.dims(), mask.dims());
-        let mut x = self.embed(ids, keys - length);
+        let vectors = embed(self.embedding().val(), ids, self.padding());
+        let mut x = self.first(vectors, keys - length);
         let shared = self.shared(mask, length);
         for index in 0..self.blocks() {
             x = self.block(index, x, &shared, seen.get_mut(index));

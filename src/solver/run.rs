@@ -7,7 +7,7 @@ use burn::module::Module;
 use super::gradients::{clip, combine, global_norm};
 use super::scalebio::{Moments, ScaleBio};
 use super::step::{PerVariable, Step};
-use super::tasks::{Tasks, in_parallel, in_turn};
+use super::tasks::{Evaluation, Tasks, in_parallel, in_turn};
 use super::variable::{Variable, auxiliary_of, untied};
 use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
 
@@ -124,8 +124,13 @@ where
             self.lower.module(),
             self.auxiliary.module(),
         );
-        let gradients = tasks(&self.problem, &upper_draw, &lower_draw, x, w, u)?;
-        let [f_w, g_w, mut g_u] = gradients; // of F(x, w), G(x, w), G(x, u)
+        let Evaluation {
+            f_w,     // F(x, w)
+            g_w,     // G(x, w)
+            mut g_u, // G(x, u)
+            of_w,    // grad_w [F(x, w) + alpha G(x, w)]
+            of_u,    // alpha grad_u G(x, u)
+        } = tasks(&self.problem, &upper_draw, &lower_draw, alpha, x, w, u)?;
 
         // At the start u = w, and alpha (G(x, w) - G(x, u)) is zero by definition. Its rounding noise
         // would be a full step in a random direction under Adam.
@@ -136,8 +141,6 @@ where
             g_u.parts.clone_from(&g_w.parts);
         }
 
-        let of_u = combine(u, vec![(alpha, g_u.of_lower)]);
-        let of_w = combine(w, vec![(1.0, f_w.of_lower), (alpha, g_w.of_lower)]);
         let of_x = combine(
             x,
             vec![

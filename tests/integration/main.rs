@@ -11,6 +11,7 @@ mod downstream;
 mod failures;
 mod layers;
 mod moments;
+mod parallel;
 mod properties;
 mod reweighting;
 mod settings;
