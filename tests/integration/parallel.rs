@@ -15,7 +15,7 @@ fn vector(values: [f32; 3]) -> Vector {
 }
 
 fn method() -> ScaleBio {
-    ScaleBio::new(Update::sgd(0.1), Update::adamw(0.02)).penalty(4.0)
+    ScaleBio::new(Update::sgd(0.01), Update::adamw(0.02)).penalty(4.0)
 }
 
 /// Objectives that use `x`, `w` and `u` on their tapes, and hold a tensor.
