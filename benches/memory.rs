@@ -109,7 +109,7 @@ fn tables() -> Vec<(&'static str, Vec<Case>)> {
         steps,
         width: 128,
         blocks: 8,
-        length: 64,
+        length: 32,
         ..case(What::Lisa, false, &[])
     });
     vec![

@@ -4,9 +4,11 @@
 //! model runs without a tape and keeps the blocks' inputs from the lowest active block on; then, from the top down, each
 //! block runs once more on a tape of its own, which takes the gradient from its output to its input. Blocks that are frozen
 //! only pass it on, and below the lowest active block nothing is computed again. The price is one more forward pass over
-//! the blocks from there on.
+//! the blocks from there on. A large batch goes through a block some samples at a time.
 //!
 //! Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016).
+
+use std::ops::Range;
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
@@ -18,7 +20,13 @@ use super::{
     CausalLm,
     head::{Head, HeadGradients},
     loss::Targets,
+    network::{Network, Shared},
 };
+
+/// The samples on a block's tape make it about this large.
+const TAPE_BYTES: usize = 32 << 20;
+/// A tape of fewer rows is not worth a smaller one: matmuls get slower.
+const FEWEST_ROWS: usize = 256;
 
 /// The loss of each sample, and the gradient of `sum_j factor_j loss_j` in the parameters that require one.
 ///
@@ -39,7 +47,6 @@ pub(super) fn differentiate(
     }
     let fixed = model.valid();
     let (taped, fixed) = (model.network(), fixed.network());
-    let [_, length] = ids.dims();
 
     let (ids, table) = (ids.inner(), taped.embedding());
     let mut vectors = embedding(table.val().inner(), ids.clone()).autodiff();
@@ -47,9 +54,9 @@ pub(super) fn differentiate(
         vectors = vectors.require_grad();
     }
     let embedded = taped.first(vectors.clone(), 0);
-    let mut x = embedded.clone().inner();
+    let parts = Part::of(fixed, mask.inner(), &embedded);
+    let mut x = split(embedded.clone().inner(), &parts);
     let embedded = Some(embedded).filter(Tensor::is_tracked);
-    let shared = fixed.shared(mask.inner(), length);
     let lowest = match embedded {
         Some(_) => 0,
         None => active.lowest.unwrap_or(taped.blocks()),
@@ -59,36 +66,78 @@ pub(super) fn differentiate(
         if index >= lowest {
             inputs.push(x.clone());
         }
-        x = fixed.block(index, x, &shared, None);
+        let run = |(x, part): (_, &Part)| fixed.block(index, x, &part.shared, None);
+        x = x.into_iter().zip(&parts).map(run).collect();
     }
 
     let below = embedded.is_some() || lowest < taped.blocks();
-    let (losses, gradient) = top(model, &mut gradients, x, &targets, factors, below);
-    let Some(mut gradient) = gradient else {
+    let x = Tensor::cat(x, 0);
+    let (losses, of_x) = top(model, &mut gradients, x, &targets, factors, below);
+    let Some(of_x) = of_x else {
         return (losses, gradients);
     };
+    let mut of_x = split(of_x, &parts);
     for index in (lowest..taped.blocks()).rev() {
-        let Some(input) = inputs.pop() else { break };
-        let mut input = input.autodiff();
-        if index > lowest || embedded.is_some() {
-            input = input.require_grad();
+        let Some(inputs) = inputs.pop() else { break };
+        let further = index > lowest || embedded.is_some();
+        let mut of_inputs = Vec::new();
+        for ((input, of_output), part) in inputs.into_iter().zip(of_x).zip(&parts) {
+            let input = input.autodiff().set_require_grad(further);
+            let output = taped.block(index, input.clone(), &part.shared, None);
+            let mut found = pull_back(output, of_output);
+            collect(model, &mut found, &mut gradients);
+            of_inputs.extend(input.grad_remove(&mut found));
         }
-        let output = taped.block(index, input.clone(), &shared, None);
-        let mut found = pull_back(output, gradient);
-        collect(model, &mut found, &mut gradients);
-        match input.grad_remove(&mut found) {
-            Some(below) => gradient = below,
-            None => return (losses, gradients),
+        if !further {
+            return (losses, gradients);
         }
+        of_x = of_inputs;
     }
     if let Some(embedded) = embedded {
-        let mut found = pull_back(embedded, gradient);
+        let mut found = pull_back(embedded, Tensor::cat(of_x, 0));
         collect(model, &mut found, &mut gradients);
         if let Some(gradient) = vectors.grad_remove(&mut found) {
             add_rows(&mut gradients, table, ids, gradient, taped.padding());
         }
     }
     (losses, gradients)
+}
+
+/// Some samples of a batch, which go through the blocks together. Samples meet in the head's sums only, so that a block's
+/// tape need not hold all of them at a time.
+struct Part {
+    /// Rows of the flattened batch.
+    rows: Range<usize>,
+    shared: Shared,
+}
+
+impl Part {
+    /// The parts of a batch with the mask `[batch, length]` and hidden states `x`.
+    fn of(network: &dyn Network, mask: Tensor<2, Int>, x: &Tensor<2>) -> Vec<Self> {
+        let ([batch, length], [_, width]) = (mask.dims(), x.dims());
+        // Of a row: sixteen vectors of its width, four of the feed-forward network's, and its scores, three times, in heads
+        // that are 64 wide. No more than an estimate, but it grows as tapes do.
+        let bytes = 4 * (32 * width + 3 * length * width.div_ceil(64));
+        let rows = (TAPE_BYTES / bytes).max(FEWEST_ROWS);
+        let groups = batch.div_ceil((rows / length.max(1)).max(1));
+        let samples = batch.div_ceil(groups.max(1)).max(1);
+        let part = |start: usize| {
+            let count = samples.min(batch - start);
+            let mask = mask.clone().narrow(0, start, count);
+            Self {
+                rows: start * length..(start + count) * length,
+                shared: network.shared(mask, length),
+            }
+        };
+        (0..batch).step_by(samples).map(part).collect()
+    }
+}
+
+/// The rows of each part.
+fn split(x: Tensor<2>, parts: &[Part]) -> Vec<Tensor<2>> {
+    let rows = parts.iter().map(|part| part.rows.clone());
+    rows.map(|rows| x.clone().narrow(0, rows.start, rows.len()))
+        .collect()
 }
 
 /// The losses; the gradients of head and final norm, which are collected; and that in the hidden states `x` that the last

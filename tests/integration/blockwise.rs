@@ -96,9 +96,13 @@ const FACTORS: [f64; 3] = [0.7, -1.9, 3.0];
 
 /// Compares the two ways for one choice of active parameters.
 fn check(model: &CausalLm, batch: &TokenBatch, what: &str) {
+    check_factors(model, batch, &FACTORS, what);
+}
+
+fn check_factors(model: &CausalLm, batch: &TokenBatch, factors: &[f64], what: &str) {
     let by = |how| {
         let model = model.clone().with_differentiation(how);
-        let (losses, gradients) = model.differentiate(batch, &FACTORS).unwrap();
+        let (losses, gradients) = model.differentiate(batch, factors).unwrap();
         (losses, read(&model, &gradients))
     };
     let (losses, gradients) = by(Differentiation::Blockwise);
@@ -198,7 +202,7 @@ fn parameters_outside_the_blocks_may_be_frozen_one_by_one() {
 #[test]
 fn chunks_of_the_head_add_up() {
     let device = Device::flex().autodiff();
-    let vocabulary = 40_000;
+    let vocabulary = 60_000;
     let model = Gpt2Config::new(vocabulary, 128, 128, 1, 2).init(0, &device);
     let model = CausalLm::from(model.unwrap());
     let sample = |start: usize| Sample {
@@ -212,6 +216,26 @@ fn chunks_of_the_head_add_up() {
     check(&model, &batch, "all");
     let frozen_head = with_active(&model, &|block, _| block.is_some());
     check(&frozen_head, &batch, "head frozen");
+}
+
+/// A batch so large that it goes through the blocks in two parts, of eight and of seven samples.
+#[test]
+fn parts_of_a_batch_add_up() {
+    let device = Device::flex().autodiff();
+    let model = Gpt2Config::new(50, 128, 128, 2, 2).init(0, &device);
+    let model = CausalLm::from(model.unwrap());
+    let sample = |index: usize| Sample {
+        ids: (0..128 - 3 * index)
+            .map(|i| ((index + i * (i + 3)) % 50) as u32)
+            .collect(),
+        learned: (0..128 - 3 * index).map(|i| i >= index).collect(),
+    };
+    let samples: Vec<_> = (0..15).map(sample).collect();
+    let batch = TokenBatch::new(&samples.iter().collect::<Vec<_>>());
+    let factors: Vec<f64> = (0..15).map(|i| 1.0 - 0.3 * f64::from(i)).collect();
+    check_factors(&model, &batch, &factors, "all");
+    let first = with_active(&model, &|block, _| block == Some(0));
+    check_factors(&first, &batch, &factors, "block 0");
 }
 
 /// A batch without labels has losses of 0 and no gradient, where something is frozen; else that is an error, as with one
