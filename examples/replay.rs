@@ -16,8 +16,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use safetensors::SafeTensors;
 use scalebio::burn::module::{Module, ModuleVisitor, Param};
+use scalebio::burn::optim::GradientsParams;
 use scalebio::burn::tensor::{Device, Int, Tensor, TensorData};
-use scalebio::models::CausalLm;
+use scalebio::models::{CausalLm, Differentiation};
 use scalebio::reweight::{SampleLosses, SourceWeights, WeightedBatch};
 use scalebio::{Bilevel, Gradients, LowerObjective, ScaleBio, Update, UpperObjective};
 use serde::Deserialize;
@@ -37,6 +38,12 @@ struct Args {
     /// Where to compute: flex, ndarray, wgpu[:cpu|:N] or cuda[:N]
     #[arg(long, default_value = "flex")]
     device: String,
+    /// Compute gradients block by block
+    #[arg(long)]
+    blockwise: bool,
+    /// Compute the gradients of the two models at the same time
+    #[arg(long)]
+    parallel: bool,
 }
 
 /// config.json of a trajectory.
@@ -76,6 +83,15 @@ impl SampleLosses<Tokens> for CausalLm {
     fn sample_losses(&self, batch: &Tokens) -> Tensor<1> {
         let Tokens { ids, mask, labels } = batch.clone();
         CausalLm::sample_losses(self, ids, mask, labels)
+    }
+
+    fn differentiate(
+        &self,
+        batch: &Tokens,
+        factors: &[f64],
+    ) -> scalebio::Result<(Vec<f64>, GradientsParams)> {
+        let Tokens { ids, mask, labels } = batch.clone();
+        self.gradients(ids, mask, labels, factors)
     }
 }
 
@@ -124,6 +140,15 @@ impl UpperObjective<SourceWeights, CausalLm> for Recorded {
     fn loss(&self, _: &SourceWeights, model: &CausalLm, batch: &Self::Batch) -> Tensor<1> {
         batch.loss(model)
     }
+
+    fn gradients(
+        &self,
+        _: &SourceWeights,
+        model: &CausalLm,
+        batch: &Self::Batch,
+    ) -> scalebio::Result<Gradients> {
+        batch.gradients(model)
+    }
 }
 
 fn main() -> ExitCode {
@@ -141,7 +166,11 @@ fn replay(args: &Args) -> Result<bool, AnyError> {
     let device = scalebio::device(&args.device)?.autodiff();
     let config: Config = read_json(&args.trajectory.join("config.json"))?;
     let expected: Vec<Expected> = read_json(&args.trajectory.join("expected.json"))?;
-    let model = CausalLm::from_pretrained(&args.model, &device)?;
+    let how = match args.blockwise {
+        true => Differentiation::Blockwise,
+        false => Differentiation::Plain,
+    };
+    let model = CausalLm::from_pretrained(&args.model, &device)?.with_differentiation(how);
     let names = (0..config.q.len()).map(|source| format!("source{source}"));
     let weights = SourceWeights::uniform(names, &device)?;
 
@@ -156,6 +185,9 @@ fn replay(args: &Args) -> Result<bool, AnyError> {
         weights,
         model,
     )?;
+    if args.parallel {
+        run = run.in_parallel();
+    }
 
     let (mut p_error, mut loss_error) = (0.0, 0.0);
     for expected in &expected {

@@ -88,6 +88,14 @@ struct Args {
     #[arg(long, value_name = "K", default_value_t = defaults().lisa_period)]
     lisa_period: usize,
 
+    /// Compute gradients block by block: less memory for one more forward pass [default: with LISA]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    blockwise: Option<bool>,
+
+    /// Compute the gradients of the model and of its auxiliary copy at the same time: more memory, the same results
+    #[arg(long)]
+    parallel: bool,
+
     /// Seed of the initial values and of all draws; a seed gives the same weights again on the same machine
     #[arg(long, value_name = "S", default_value_t = defaults().seed)]
     seed: u64,
@@ -139,6 +147,8 @@ impl Args {
             clip: (self.clip != 0.0).then_some(self.clip),
             lisa_blocks: self.lisa_blocks,
             lisa_period: self.lisa_period,
+            blockwise: self.blockwise,
+            parallel: self.parallel,
             seed: self.seed,
             device: self.device.clone(),
         }

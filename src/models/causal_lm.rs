@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use burn::{
     module::Module,
-    tensor::{Device, Int, Tensor},
+    optim::GradientsParams,
+    tensor::{Device, Int, Tensor, TensorData},
 };
 use serde_json::{Map, Value};
 
 use super::{
+    blockwise::{self, Active},
     dtype::{Dtype, cast},
     gemma2::{Gemma2, Gemma2Config},
     gpt_neox::{GptNeox, GptNeoxConfig},
@@ -20,7 +22,7 @@ use super::{
     saving,
     settings::Settings,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A causal language model: GPT-2, GPT-NeoX, Llama (also Yi and SmolLM2), Mistral, Qwen-2 and 2.5, or Gemma-2.
 ///
@@ -39,6 +41,20 @@ pub struct CausalLm {
     network: Architecture,
     #[module(skip)]
     origin: Origin,
+    #[module(skip)]
+    differentiation: Option<Differentiation>,
+}
+
+/// How the gradients of a [`CausalLm`] are computed. The results are equal up to rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Differentiation {
+    /// One tape over the whole model. Fastest, and the most memory: it holds the intermediate results of all blocks from
+    /// the lowest one that trains on, and the logits three times.
+    Plain,
+    /// One block's tape at a time, from the top down, after a pass without a tape that keeps the blocks' inputs; head and
+    /// loss in chunks of rows. Memory is that of one block and of one hidden state a block; the price is one more forward
+    /// pass, from the lowest block that trains on.
+    Blockwise,
 }
 
 /// The architectures, by the struct that computes them.
@@ -119,6 +135,7 @@ impl CausalLm {
                 folder: Some(dir.to_owned()),
                 settings: settings.values().clone(),
             },
+            differentiation: None,
         })
     }
 
@@ -129,6 +146,19 @@ impl CausalLm {
     pub fn cast(self, dtype: Dtype) -> Result<Self> {
         dtype.check(&self.device())?;
         Ok(cast(self, dtype))
+    }
+
+    /// How gradients are computed. Default, `None`: [`Differentiation::Blockwise`] where some parameters are frozen, as
+    /// under LISA, else [`Differentiation::Plain`].
+    #[must_use]
+    pub fn with_differentiation(mut self, how: impl Into<Option<Differentiation>>) -> Self {
+        self.differentiation = how.into();
+        self
+    }
+
+    /// How gradients are computed, if that was chosen.
+    pub fn differentiation(&self) -> Option<Differentiation> {
+        self.differentiation
     }
 
     /// Writes a checkpoint folder as transformers does: config.json; the tensors, in bfloat16 if all of them are, else in
@@ -227,6 +257,51 @@ impl CausalLm {
         self.network().sample_losses(ids, mask, labels)
     }
 
+    /// The losses of [`sample_losses`](Self::sample_losses), and the gradient of `sum_j factor_j loss_j` in the parameters
+    /// that require one, computed as [`differentiation`](Self::differentiation) says.
+    ///
+    /// # Shapes
+    /// - `ids`, `mask`, `labels` `[batch, length]`, see [`logits`](Self::logits)
+    ///
+    /// # Errors
+    /// [`Error::Setting`] unless there is a factor a sample.
+    pub fn gradients(
+        &self,
+        ids: Tensor<2, Int>,
+        mask: Tensor<2, Int>,
+        labels: Tensor<2, Int>,
+        factors: &[f64],
+    ) -> Result<(Vec<f64>, GradientsParams)> {
+        let [batch, _] = ids.dims();
+        if factors.len() != batch {
+            return Err(Error::setting(
+                "factors",
+                format!("{} numbers", factors.len()),
+                format!("{batch} numbers, one a sample"),
+                "give a sample that does not count the factor 0",
+            ));
+        }
+        let active = Active::of(self);
+        let default = match active.frozen {
+            true => Differentiation::Blockwise,
+            false => Differentiation::Plain,
+        };
+        if self.differentiation.unwrap_or(default) == Differentiation::Blockwise {
+            return Ok(blockwise::differentiate(
+                self, &active, ids, mask, labels, factors,
+            ));
+        }
+        let losses = self.sample_losses(ids, mask, labels);
+        let values = losses.clone().inner().into_data().iter::<f64>().collect();
+        if !losses.is_tracked() {
+            return Ok((values, GradientsParams::new()));
+        }
+        let factors = TensorData::from(factors).convert_dtype(losses.dtype());
+        let factors = Tensor::from_data(factors, (&losses.device(), losses.dtype()));
+        let gradients = (losses * factors).sum().backward();
+        Ok((values, GradientsParams::from_grads(gradients, self)))
+    }
+
     /// The device that holds the model.
     pub fn device(&self) -> Device {
         self.network().device()
@@ -248,6 +323,7 @@ impl From<Gpt2> for CausalLm {
         Self {
             network: Architecture::Gpt2(model),
             origin: Origin::default(),
+            differentiation: None,
         }
     }
 }

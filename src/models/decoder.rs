@@ -3,23 +3,22 @@
 
 use burn::{
     module::Module,
-    nn::Embedding,
-    tensor::{Int, Tensor},
+    tensor::{Int, Tensor, module::embedding},
 };
 
 use super::{
     activation::Activation,
     attention::{Seen, attention, with_seen},
     linear::Linear,
+    network::Shared,
     random::Draw,
-    rotary::Turns,
     settings::Settings,
 };
 use crate::error::Result;
 
 /// The embeddings of tokens, `[batch, length, width]`. As in PyTorch, looking up the padding token does not train its row.
-pub(super) fn embed(table: &Embedding, ids: Tensor<2, Int>, padding: Option<i64>) -> Tensor<3> {
-    let x = table.forward(ids.clone());
+pub(super) fn embed(table: Tensor<2>, ids: Tensor<2, Int>, padding: Option<i64>) -> Tensor<3> {
+    let x = embedding(table, ids.clone());
     let Some(padding) = padding.filter(|_| x.is_tracked()) else {
         return x;
     };
@@ -118,15 +117,16 @@ impl SelfAttention {
         }
     }
 
-    /// `[batch * length, width]` to the same, with a bias `[batch, 1, length, keys]`.
+    /// `[batch * length, width]` to the same, of a block that does or does not slide.
     pub fn forward(
         &self,
         x: Tensor<2>,
-        bias: &Tensor<4>,
-        turns: &Turns,
+        shared: &Shared,
+        slides: bool,
         seen: Option<&mut Seen>,
     ) -> Tensor<2> {
         let [rows, _] = x.dims();
+        let bias = shared.biases.of(slides);
         let [batch, _, length, _] = bias.dims();
         let Heads {
             queries,
@@ -135,8 +135,8 @@ impl SelfAttention {
             ..
         } = self.heads;
         let split = |x: Tensor<2>, heads| x.reshape([batch, length, heads, size]);
-        let q = turns.turn(split(self.q_proj.forward(x.clone()), queries));
-        let k = turns.turn(split(self.k_proj.forward(x.clone()), keys));
+        let q = shared.turn(split(self.q_proj.forward(x.clone()), queries));
+        let k = shared.turn(split(self.k_proj.forward(x.clone()), keys));
         let v = split(self.v_proj.forward(x), keys);
 
         let (k, v) = with_seen(seen, k.swap_dims(1, 2), v.swap_dims(1, 2));

@@ -6,22 +6,22 @@
 //! checkpoint's, except that its `layers` is `blocks` here.
 
 use burn::{
-    module::Module,
+    module::{Module, Param},
     nn::Embedding,
     tensor::{DType, Device, Int, Tensor, bf16},
 };
 
 use super::{
     activation::Activation,
-    attention::{Biases, Seen},
-    decoder::{AttentionOptions, GatedMlp, Heads, SelfAttention, embed},
+    attention::Seen,
+    decoder::{AttentionOptions, GatedMlp, Heads, SelfAttention},
     linear::Linear,
     llama::NAMING,
-    network::{Network, capped},
+    network::{Network, Shared},
     norm::RmsNorm,
     pretrained::Naming,
     random::Draw,
-    rotary::{Rope, RopeDefaults, Turns},
+    rotary::{Rope, RopeDefaults},
     settings::Settings,
 };
 use crate::error::Result;
@@ -118,35 +118,54 @@ pub(super) struct Gemma2 {
 }
 
 impl Network for Gemma2 {
-    fn hidden(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>, seen: &mut [Seen]) -> Tensor<2> {
-        let [batch, length] = ids.dims();
-        let [_, keys] = mask.dims();
-        let width = self.config.heads.width;
-        let x = embed(&self.embed_tokens, ids, self.config.padding);
+    fn embedding(&self) -> &Param<Tensor<2>> {
+        &self.embed_tokens.weight
+    }
+
+    fn padding(&self) -> Option<i64> {
+        self.config.padding
+    }
+
+    fn first(&self, vectors: Tensor<3>, _start: usize) -> Tensor<2> {
+        let [batch, length, width] = vectors.dims();
         // Rounded to the embeddings' type, as in transformers.
-        let normalizer = match x.dtype() {
+        let normalizer = match vectors.dtype() {
             DType::BF16 => bf16::from_f64((width as f64).sqrt()).to_f64(),
             _ => (width as f64).sqrt(),
         };
-        let x = x * normalizer;
-        let turns = self
-            .config
-            .rope
-            .at(keys - length, length, &x.device(), x.dtype().into());
-        let biases = Biases::new(mask, length, self.config.window);
-        let mut x = x.reshape([batch * length, width]);
-        for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, &biases, &turns, seen.get_mut(index));
-        }
+        let x = vectors * normalizer;
+        x.reshape([batch * length, width])
+    }
+
+    fn shared(&self, mask: Tensor<2, Int>, length: usize) -> Shared {
+        let window = self.config.window;
+        let rope = &self.config.rope;
+        Shared::rotary(rope, window, mask, length, &self.embed_tokens.weight)
+    }
+
+    fn block(
+        &self,
+        index: usize,
+        x: Tensor<2>,
+        shared: &Shared,
+        seen: Option<&mut Seen>,
+    ) -> Tensor<2> {
+        self.blocks[index].forward(x, shared, seen)
+    }
+
+    fn norm(&self, x: Tensor<2>) -> Tensor<2> {
         self.norm.forward(x)
     }
 
-    fn head(&self, rows: Tensor<2>) -> Tensor<2> {
-        let logits = match &self.lm_head {
-            Some(head) => head.forward(rows),
-            None => rows.matmul(self.embed_tokens.weight.val().transpose()),
-        };
-        capped(logits, self.config.cap)
+    fn head_weight(&self) -> &Param<Tensor<2>> {
+        match &self.lm_head {
+            Some(head) => &head.weight,
+            None => &self.embed_tokens.weight,
+        }
+    }
+
+    fn cap(&self) -> Option<f64> {
+        self.config.cap
     }
 
     fn device(&self) -> Device {
@@ -207,16 +226,9 @@ impl Block {
     }
 
     /// `[batch * length, width]` to the same.
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        biases: &Biases,
-        turns: &Turns,
-        seen: Option<&mut Seen>,
-    ) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, shared: &Shared, seen: Option<&mut Seen>) -> Tensor<2> {
         let normed = self.input_layernorm.forward(x.clone());
-        let bias = biases.of(self.slides);
-        let mixed = self.self_attn.forward(normed, bias, turns, seen);
+        let mixed = self.self_attn.forward(normed, shared, self.slides, seen);
         let x = x + self.post_attention_layernorm.forward(mixed);
         let inner = self
             .mlp

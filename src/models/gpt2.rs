@@ -10,7 +10,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use burn::{
-    module::Module,
+    module::{Module, Param},
     nn::{Embedding, Linear},
     tensor::{Device, Int, Tensor},
 };
@@ -19,9 +19,9 @@ use serde_json::Value;
 
 use super::{
     activation::Activation,
-    attention::{Seen, attention, causal_bias, with_seen},
+    attention::{Biases, Seen, attention, with_seen},
     dtype::Dtype,
-    network::Network,
+    network::{Network, Shared},
     norm::LayerNorm,
     pretrained::{self, Naming},
     random::Draw,
@@ -306,24 +306,41 @@ impl Gpt2 {
 }
 
 impl Network for Gpt2 {
-    /// Between attentions, all positions of all sequences are rows of one matrix: one matmul a weight.
-    fn hidden(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>, seen: &mut [Seen]) -> Tensor<2> {
-        let [batch, length] = ids.dims();
-        let [_, keys] = mask.dims();
-        let width = self.config.n_embd;
-        let position = self.wpe.weight.val().slice([keys - length..keys, 0..width]);
-        let x = self.wte.forward(ids) + position.unsqueeze();
-        let mut x = x.reshape([batch * length, width]);
-        let bias = causal_bias(mask, length, None);
-        for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, &bias, seen.get_mut(index));
+    fn embedding(&self) -> &Param<Tensor<2>> {
+        &self.wte.weight
+    }
+
+    fn first(&self, vectors: Tensor<3>, start: usize) -> Tensor<2> {
+        let [batch, length, width] = vectors.dims();
+        let position = self.wpe.weight.val();
+        let position = position.slice([start..start + length, 0..width]);
+        let x = vectors + position.unsqueeze();
+        x.reshape([batch * length, width])
+    }
+
+    fn shared(&self, mask: Tensor<2, Int>, length: usize) -> Shared {
+        Shared {
+            biases: Biases::new(mask, length, None),
+            turns: None,
         }
+    }
+
+    fn block(
+        &self,
+        index: usize,
+        x: Tensor<2>,
+        shared: &Shared,
+        seen: Option<&mut Seen>,
+    ) -> Tensor<2> {
+        self.blocks[index].forward(x, shared.biases.of(false), seen)
+    }
+
+    fn norm(&self, x: Tensor<2>) -> Tensor<2> {
         self.ln_f.forward(x)
     }
 
-    fn head(&self, rows: Tensor<2>) -> Tensor<2> {
-        let head = self.lm_head.as_ref().unwrap_or(&self.wte);
-        rows.matmul(head.weight.val().transpose())
+    fn head_weight(&self) -> &Param<Tensor<2>> {
+        &self.lm_head.as_ref().unwrap_or(&self.wte).weight
     }
 
     fn device(&self) -> Device {

@@ -5,20 +5,20 @@
 //! except that its `layers` is `blocks` and its `embed_out` is `lm_head` here.
 
 use burn::{
-    module::Module,
+    module::{Module, Param},
     nn::Embedding,
     tensor::{Device, Int, Tensor},
 };
 
 use super::{
     activation::Activation,
-    attention::{Seen, attention, causal_bias, with_seen},
+    attention::{Seen, attention, with_seen},
     linear::Linear,
-    network::Network,
+    network::{Network, Shared},
     norm::LayerNorm,
     pretrained::Naming,
     random::Draw,
-    rotary::{Rope, RopeDefaults, Turns},
+    rotary::{Rope, RopeDefaults},
     settings::Settings,
 };
 use crate::error::Result;
@@ -104,26 +104,37 @@ pub(super) struct GptNeox {
 }
 
 impl Network for GptNeox {
-    fn hidden(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>, seen: &mut [Seen]) -> Tensor<2> {
-        let [batch, length] = ids.dims();
-        let [_, keys] = mask.dims();
-        let x = self.embed_in.forward(ids);
-        let turns = self
-            .config
-            .rope
-            .at(keys - length, length, &x.device(), x.dtype().into());
-        let bias = causal_bias(mask, length, None);
-        let mut x = x.reshape([batch * length, self.config.width]);
-        for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, &bias, &turns, seen.get_mut(index));
-        }
+    fn embedding(&self) -> &Param<Tensor<2>> {
+        &self.embed_in.weight
+    }
+
+    fn first(&self, vectors: Tensor<3>, _start: usize) -> Tensor<2> {
+        let [batch, length, width] = vectors.dims();
+        vectors.reshape([batch * length, width])
+    }
+
+    fn shared(&self, mask: Tensor<2, Int>, length: usize) -> Shared {
+        Shared::rotary(&self.config.rope, None, mask, length, &self.embed_in.weight)
+    }
+
+    fn block(
+        &self,
+        index: usize,
+        x: Tensor<2>,
+        shared: &Shared,
+        seen: Option<&mut Seen>,
+    ) -> Tensor<2> {
+        self.blocks[index].forward(x, shared, seen)
+    }
+
+    fn norm(&self, x: Tensor<2>) -> Tensor<2> {
         self.final_layer_norm.forward(x)
     }
 
-    fn head(&self, rows: Tensor<2>) -> Tensor<2> {
+    fn head_weight(&self) -> &Param<Tensor<2>> {
         match &self.lm_head {
-            Some(head) => head.forward(rows),
-            None => rows.matmul(self.embed_in.weight.val().transpose()),
+            Some(head) => &head.weight,
+            None => &self.embed_in.weight,
         }
     }
 
@@ -181,15 +192,9 @@ impl Block {
     }
 
     /// `[batch * length, width]` to the same.
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        bias: &Tensor<4>,
-        turns: &Turns,
-        seen: Option<&mut Seen>,
-    ) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, shared: &Shared, seen: Option<&mut Seen>) -> Tensor<2> {
         let normed = self.input_layernorm.forward(x.clone());
-        let attended = x.clone() + self.attention.forward(normed, bias, turns, seen);
+        let attended = x.clone() + self.attention.forward(normed, shared, seen);
         let read = if self.parallel { x } else { attended.clone() };
         attended
             + self
@@ -207,14 +212,9 @@ struct Attention {
 }
 
 impl Attention {
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        bias: &Tensor<4>,
-        turns: &Turns,
-        seen: Option<&mut Seen>,
-    ) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, shared: &Shared, seen: Option<&mut Seen>) -> Tensor<2> {
         let [rows, width] = x.dims();
+        let bias = shared.biases.of(false);
         let [batch, _, length, _] = bias.dims();
         let (heads, head) = (self.heads, width / self.heads);
         // Head by head: its q, its k, its v.
@@ -226,8 +226,8 @@ impl Attention {
                 .clone()
                 .slice([0..batch, 0..length, 0..heads, from..to])
         };
-        let q = turns.turn(part(0)).swap_dims(1, 2);
-        let k = turns.turn(part(1)).swap_dims(1, 2);
+        let q = shared.turn(part(0)).swap_dims(1, 2);
+        let k = shared.turn(part(1)).swap_dims(1, 2);
         let (k, v) = with_seen(seen, k, part(2).swap_dims(1, 2));
         let mixed = attention(q, k, v, bias, (head as f64).powf(-0.5), None);
         self.dense

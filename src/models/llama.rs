@@ -6,21 +6,21 @@
 //! `blocks` here.
 
 use burn::{
-    module::Module,
+    module::{Module, Param},
     nn::Embedding,
     tensor::{Device, Int, Tensor},
 };
 
 use super::{
     activation::Activation,
-    attention::{Biases, Seen},
-    decoder::{AttentionOptions, GatedMlp, Heads, SelfAttention, embed},
+    attention::Seen,
+    decoder::{AttentionOptions, GatedMlp, Heads, SelfAttention},
     linear::Linear,
-    network::Network,
+    network::{Network, Shared},
     norm::RmsNorm,
     pretrained::Naming,
     random::Draw,
-    rotary::{Rope, RopeDefaults, Turns},
+    rotary::{Rope, RopeDefaults},
     settings::Settings,
 };
 use crate::error::Result;
@@ -146,26 +146,43 @@ pub(super) struct Llama {
 }
 
 impl Network for Llama {
-    fn hidden(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>, seen: &mut [Seen]) -> Tensor<2> {
-        let [batch, length] = ids.dims();
-        let [_, keys] = mask.dims();
-        let x = embed(&self.embed_tokens, ids, self.config.padding);
-        let turns = self
-            .config
-            .rope
-            .at(keys - length, length, &x.device(), x.dtype().into());
-        let biases = Biases::new(mask, length, self.config.window);
-        let mut x = x.reshape([batch * length, self.config.heads.width]);
-        for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, &biases, &turns, seen.get_mut(index));
-        }
+    fn embedding(&self) -> &Param<Tensor<2>> {
+        &self.embed_tokens.weight
+    }
+
+    fn padding(&self) -> Option<i64> {
+        self.config.padding
+    }
+
+    fn first(&self, vectors: Tensor<3>, _start: usize) -> Tensor<2> {
+        let [batch, length, width] = vectors.dims();
+        vectors.reshape([batch * length, width])
+    }
+
+    fn shared(&self, mask: Tensor<2, Int>, length: usize) -> Shared {
+        let window = self.config.window;
+        let rope = &self.config.rope;
+        Shared::rotary(rope, window, mask, length, &self.embed_tokens.weight)
+    }
+
+    fn block(
+        &self,
+        index: usize,
+        x: Tensor<2>,
+        shared: &Shared,
+        seen: Option<&mut Seen>,
+    ) -> Tensor<2> {
+        self.blocks[index].forward(x, shared, seen)
+    }
+
+    fn norm(&self, x: Tensor<2>) -> Tensor<2> {
         self.norm.forward(x)
     }
 
-    fn head(&self, rows: Tensor<2>) -> Tensor<2> {
+    fn head_weight(&self) -> &Param<Tensor<2>> {
         match &self.lm_head {
-            Some(head) => head.forward(rows),
-            None => rows.matmul(self.embed_tokens.weight.val().transpose()),
+            Some(head) => &head.weight,
+            None => &self.embed_tokens.weight,
         }
     }
 
@@ -221,16 +238,9 @@ impl Block {
     }
 
     /// `[batch * length, width]` to the same.
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        biases: &Biases,
-        turns: &Turns,
-        seen: Option<&mut Seen>,
-    ) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, shared: &Shared, seen: Option<&mut Seen>) -> Tensor<2> {
         let normed = self.input_layernorm.forward(x.clone());
-        let bias = biases.of(self.slides);
-        let x = x + self.self_attn.forward(normed, bias, turns, seen);
+        let x = x + self.self_attn.forward(normed, shared, self.slides, seen);
         x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
     }
 }

@@ -1,6 +1,8 @@
 //! The loss of a language model: a token's, a sample's.
 
-use burn::tensor::{Bool, Int, Tensor, TensorData};
+use std::ops::Range;
+
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use super::attention::widened;
 
@@ -66,9 +68,10 @@ pub(super) struct Targets {
     rows: Vec<i64>,
     /// The label that each row predicts.
     labels: Vec<i64>,
-    /// Matrix `[samples, rows]` of the mean over each sample's rows.
-    means: Vec<f32>,
-    samples: usize,
+    /// The sample that each row belongs to.
+    owners: Vec<usize>,
+    /// Number of rows of each sample.
+    counts: Vec<usize>,
 }
 
 impl Targets {
@@ -88,38 +91,65 @@ impl Targets {
                 }
             }
         }
-        let mut means = vec![0.0; samples * rows.len()];
-        for (row, &sample) in owners.iter().enumerate() {
-            means[sample * rows.len() + row] = 1.0 / counts[sample] as f32;
-        }
         Self {
             rows,
             labels: targets,
-            means,
-            samples,
+            owners,
+            counts,
         }
+    }
+
+    /// Rows of the flattened batch that predict a label.
+    pub fn rows(&self) -> &[i64] {
+        &self.rows
+    }
+
+    /// The labels that these rows predict, `[rows, 1]`.
+    pub fn labels(&self, rows: Range<usize>, device: &Device) -> Tensor<2, Int> {
+        let labels = self.labels[rows].to_vec();
+        Tensor::from_data(TensorData::new(labels.clone(), [labels.len(), 1]), device)
+    }
+
+    /// The factor of each row's loss in `sum_j factor_j loss_j`, a sum over samples.
+    pub fn row_factors(&self, factors: &[f64]) -> Vec<f32> {
+        let owners = self.owners.iter();
+        owners
+            .map(|&sample| (factors[sample] / self.counts[sample] as f64) as f32)
+            .collect()
+    }
+
+    /// The mean over each sample's rows; 0 for a sample without rows.
+    pub fn means(&self, losses: impl Iterator<Item = f64>) -> Vec<f64> {
+        let mut means = vec![0.0; self.counts.len()];
+        for (&sample, loss) in self.owners.iter().zip(losses) {
+            means[sample] += loss / self.counts[sample] as f64;
+        }
+        means
     }
 
     /// The loss of each sample from the hidden states `[batch * length, width]` and the output head, which maps
     /// `[rows, width]` to `[rows, vocabulary]`.
     pub fn sample_losses(
-        self,
+        &self,
         hidden: Tensor<2>,
         head: impl FnOnce(Tensor<2>) -> Tensor<2>,
     ) -> Tensor<1> {
         let device = hidden.device();
-        let count = self.rows.len();
+        let (samples, count) = (self.counts.len(), self.rows.len());
         if count == 0 {
-            return Tensor::zeros([self.samples], &device);
+            return Tensor::zeros([samples], &device);
         }
         let rows = Tensor::from_data(self.rows.as_slice(), &device);
         let logits = widened(head(hidden.select(0, rows)));
         let highest = logits.clone().detach().max_dim(1);
         let logits = logits - highest;
-        let labels = TensorData::new(self.labels, [count, 1]);
-        let target = logits.clone().gather(1, Tensor::from_data(labels, &device));
+        let target = logits.clone().gather(1, self.labels(0..count, &device));
         let total = logits.exp().sum_dim(1).log();
-        let means = Tensor::from_data(TensorData::new(self.means, [self.samples, count]), &device);
-        means.matmul(total - target).reshape([self.samples])
+        let mut means = vec![0.0; samples * count];
+        for (row, &sample) in self.owners.iter().enumerate() {
+            means[sample * count + row] = 1.0 / self.counts[sample] as f32;
+        }
+        let means = Tensor::from_data(TensorData::new(means, [samples, count]), &device);
+        means.matmul(total - target).reshape([samples])
     }
 }

@@ -20,6 +20,7 @@
 
 mod activation;
 mod attention;
+mod blockwise;
 mod causal_lm;
 mod decoder;
 mod dtype;
@@ -27,6 +28,7 @@ mod gemma2;
 mod generate;
 mod gpt2;
 mod gpt_neox;
+mod head;
 mod linear;
 mod linearized;
 mod llama;
@@ -43,7 +45,7 @@ mod settings;
 mod shards;
 
 pub use activation::Activation;
-pub use causal_lm::CausalLm;
+pub use causal_lm::{CausalLm, Differentiation};
 pub use dtype::Dtype;
 pub use generate::{Generation, Sampling};
 pub use gpt2::{Gpt2, Gpt2Config};

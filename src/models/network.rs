@@ -1,27 +1,58 @@
 //! What an architecture has to say; everything else about a language model is written once.
 
-use burn::tensor::{Device, Int, Tensor};
-
-use super::{
-    attention::{Seen, widened},
-    loss::Targets,
-    pretrained::Naming,
+use burn::{
+    module::Param,
+    tensor::{Device, Int, Tensor},
 };
 
-/// A causal language model, in two parts: tokens to hidden states, and hidden states to logits.
-pub(super) trait Network {
-    /// The last hidden states, after the final norm.
-    ///
-    /// `seen` holds an entry a block for the tokens that were read before, or nothing: then none were, and none are kept.
-    ///
-    /// # Shapes
-    /// - `ids` `[batch, length]`
-    /// - `mask` `[batch, seen + length]`: 1 for tokens, 0 for padding
-    /// - result `[batch * length, width]`
-    fn hidden(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>, seen: &mut [Seen]) -> Tensor<2>;
+use super::{
+    attention::{Biases, Seen, widened},
+    decoder::embed,
+    loss::Targets,
+    pretrained::Naming,
+    rotary::{Rope, Turns},
+};
 
-    /// `[rows, width]` to logits `[rows, vocabulary]`.
-    fn head(&self, rows: Tensor<2>) -> Tensor<2>;
+/// A causal language model, in the pieces that are differentiated one at a time: the embedding, the blocks, the final norm
+/// and the output head.
+///
+/// Between attentions, all positions of all sequences are rows of one matrix `[batch * length, width]`: one matmul a weight.
+pub(super) trait Network {
+    /// The vectors of the tokens, `[vocabulary, width]`.
+    fn embedding(&self) -> &Param<Tensor<2>>;
+
+    /// The token whose vector is not trained by looking it up.
+    fn padding(&self) -> Option<i64> {
+        None
+    }
+
+    /// The first hidden states, `[batch * length, width]`, from the vectors of tokens, `[batch, length, width]`, at the
+    /// positions from `start` on.
+    fn first(&self, vectors: Tensor<3>, start: usize) -> Tensor<2>;
+
+    /// What the blocks share in a pass over the last `length` positions of `mask` `[batch, keys]`: 1 for tokens, 0 for
+    /// padding.
+    fn shared(&self, mask: Tensor<2, Int>, length: usize) -> Shared;
+
+    /// Block `index`, `[batch * length, width]` to the same.
+    fn block(
+        &self,
+        index: usize,
+        x: Tensor<2>,
+        shared: &Shared,
+        seen: Option<&mut Seen>,
+    ) -> Tensor<2>;
+
+    /// The final norm, row by row.
+    fn norm(&self, x: Tensor<2>) -> Tensor<2>;
+
+    /// The output head's weight, `[vocabulary, width]`; the embedding's where they are tied.
+    fn head_weight(&self) -> &Param<Tensor<2>>;
+
+    /// The cap c of logits `c tanh(logits / c)`.
+    fn cap(&self) -> Option<f64> {
+        None
+    }
 
     /// The device that holds the parameters.
     fn device(&self) -> Device;
@@ -37,6 +68,34 @@ pub(super) trait Network {
 
     /// What its parameters are called in checkpoints.
     fn naming(&self) -> &'static Naming;
+
+    /// The last hidden states, after the final norm.
+    ///
+    /// `seen` holds an entry a block for the tokens that were read before, or nothing: then none were, and none are kept.
+    ///
+    /// # Shapes
+    /// - `ids` `[batch, length]`
+    /// - `mask` `[batch, seen + length]`: 1 for tokens, 0 for padding
+    /// - result `[batch * length, width]`
+    fn hidden(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>, seen: &mut [Seen]) -> Tensor<2> {
+        let ([_, length], [_, keys]) = (ids.dims(), mask.dims());
+        let vectors = embed(self.embedding().val(), ids, self.padding());
+        let mut x = self.first(vectors, keys - length);
+        let shared = self.shared(mask, length);
+        for index in 0..self.blocks() {
+            x = self.block(index, x, &shared, seen.get_mut(index));
+        }
+        self.norm(x)
+    }
+
+    /// `[rows, width]` to logits `[rows, vocabulary]`.
+    fn head(&self, rows: Tensor<2>) -> Tensor<2> {
+        let logits = rows.matmul(self.head_weight().val().transpose());
+        match self.cap() {
+            None => logits,
+            Some(cap) => (widened(logits) / cap).tanh() * cap,
+        }
+    }
 
     /// The logits of the next token at each position, `[batch, length, vocabulary]`.
     fn logits(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>) -> Tensor<3> {
@@ -58,10 +117,36 @@ pub(super) trait Network {
     }
 }
 
-/// `cap tanh(logits / cap)`, in at least float32, or the logits where there is no cap.
-pub(super) fn capped(logits: Tensor<2>, cap: Option<f64>) -> Tensor<2> {
-    match cap {
-        None => logits,
-        Some(cap) => (widened(logits) / cap).tanh() * cap,
+/// What the blocks of a pass share, computed once: which keys a query may look at, and how positions turn.
+pub(super) struct Shared {
+    pub biases: Biases,
+    /// Nothing where positions are learned.
+    pub turns: Option<Turns>,
+}
+
+impl Shared {
+    /// With rotary positions in the float type of `weight`; some blocks may look back no further than a window.
+    pub fn rotary(
+        rope: &Rope,
+        window: Option<usize>,
+        mask: Tensor<2, Int>,
+        length: usize,
+        weight: &Param<Tensor<2>>,
+    ) -> Self {
+        let [_, keys] = mask.dims();
+        let dtype = weight.val().dtype().into();
+        let turns = rope.at(keys - length, length, &mask.device(), dtype);
+        Self {
+            biases: Biases::new(mask, length, window),
+            turns: Some(turns),
+        }
+    }
+
+    /// Turns queries or keys, `[batch, length, heads, head]`.
+    pub fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+        match &self.turns {
+            Some(turns) => turns.turn(x),
+            None => x,
+        }
     }
 }

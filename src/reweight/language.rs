@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
 use super::draws::{Pick, Samples};
 use super::objective::SampleLosses;
-use crate::Result;
 use crate::data::{Source, TokenBatch};
 use crate::models::CausalLm;
+use crate::problem::has_frozen;
+use crate::{Error, Result};
 
 /// The tokenized samples of one or several [`Source`]s.
 #[derive(Debug)]
@@ -64,5 +66,20 @@ impl SampleLosses<TokenBatch> for CausalLm {
             batch.mask(&device),
             batch.labels(&device),
         )
+    }
+
+    fn differentiate(
+        &self,
+        batch: &TokenBatch,
+        factors: &[f64],
+    ) -> Result<(Vec<f64>, GradientsParams)> {
+        let device = self.device();
+        let (ids, mask) = (batch.ids(&device), batch.mask(&device));
+        let labels = batch.labels(&device);
+        let (losses, gradients) = self.gradients(ids, mask, labels, factors)?;
+        if gradients.is_empty() && !has_frozen(self) {
+            return Err(Error::NotDifferentiable);
+        }
+        Ok((losses, gradients))
     }
 }

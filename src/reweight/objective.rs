@@ -20,6 +20,36 @@ pub trait SampleLosses<B>: Module {
     ///
     /// - output: `[samples]`
     fn sample_losses(&self, batch: &B) -> Tensor<1>;
+
+    /// The loss of each sample, and the gradient of `sum_j factor_j loss_j` in the parameters that require one.
+    /// Differentiates [`sample_losses`](Self::sample_losses) unless overridden, for instance where the model must be
+    /// differentiated in pieces.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] for another number of losses than of factors, [`Error::NotDifferentiable`] for losses that do
+    /// not depend on the model.
+    fn differentiate(&self, batch: &B, factors: &[f64]) -> Result<(Vec<f64>, GradientsParams)> {
+        let losses = self.sample_losses(batch);
+        let [given] = losses.dims();
+        if given != factors.len() {
+            return Err(Error::setting(
+                "sample losses",
+                format!("{given} numbers"),
+                format!("{} numbers, one a sample of the micro-batch", factors.len()),
+                "reduce over tokens or features, but not over samples",
+            ));
+        }
+        if !losses.is_tracked() {
+            if has_frozen(self) {
+                return Ok((numbers(losses), GradientsParams::new()));
+            }
+            return Err(Error::NotDifferentiable);
+        }
+        let sum = (losses.clone() * like(&losses, factors)).sum();
+        let gradients = GradientsParams::from_grads(sum.backward(), self);
+        Ok((numbers(losses.inner()), gradients))
+    }
 }
 
 /// A micro-batch whose samples count by given coefficients.
@@ -84,7 +114,7 @@ impl<B> WeightedBatch<B> {
         }
         let samples = || self.coefficients.iter().zip(&self.sources);
         let factors: Vec<f64> = samples().map(|(c, &source)| c * p[source]).collect();
-        let (losses, of_lower) = self.differentiate(model, &factors)?;
+        let (losses, of_lower) = model.differentiate(&self.data, &factors)?;
 
         let mut parts = vec![0.0; p.len()];
         for (loss, (coefficient, &source)) in losses.iter().zip(samples()) {
@@ -119,40 +149,13 @@ impl<B> WeightedBatch<B> {
     ///
     /// As [`weighted_gradients`](Self::weighted_gradients).
     pub fn gradients<W: SampleLosses<B>>(&self, model: &W) -> Result<Gradients> {
-        let (losses, of_lower) = self.differentiate(model, &self.coefficients)?;
+        let (losses, of_lower) = model.differentiate(&self.data, &self.coefficients)?;
         let terms = losses.iter().zip(&self.coefficients);
         Ok(Gradients {
             loss: terms.map(|(loss, coefficient)| loss * coefficient).sum(),
             of_lower,
             ..Gradients::default()
         })
-    }
-
-    /// The sample losses, and the gradient of `sum_j factor_j loss_j` in the model.
-    fn differentiate<W: SampleLosses<B>>(
-        &self,
-        model: &W,
-        factors: &[f64],
-    ) -> Result<(Vec<f64>, GradientsParams)> {
-        let losses = model.sample_losses(&self.data);
-        let [given] = losses.dims();
-        if given != factors.len() {
-            return Err(Error::setting(
-                "sample losses",
-                format!("{given} numbers"),
-                format!("{} numbers, one a sample of the micro-batch", factors.len()),
-                "reduce over tokens or features, but not over samples",
-            ));
-        }
-        if !losses.is_tracked() {
-            if has_frozen(model) {
-                return Ok((numbers(losses), GradientsParams::new()));
-            }
-            return Err(Error::NotDifferentiable);
-        }
-        let sum = (losses.clone() * like(&losses, factors)).sum();
-        let of_lower = GradientsParams::from_grads(sum.backward(), model);
-        Ok((numbers(losses.inner()), of_lower))
     }
 }
 

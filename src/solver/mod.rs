@@ -8,6 +8,7 @@ mod run;
 mod scalebio;
 mod schedule;
 mod step;
+mod tasks;
 mod update;
 mod variable;
 

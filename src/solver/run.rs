@@ -4,9 +4,10 @@ use std::fmt;
 
 use burn::module::Module;
 
-use super::gradients::{clip, combine, global_norm, total};
+use super::gradients::{clip, combine, global_norm};
 use super::scalebio::{Moments, ScaleBio};
 use super::step::{PerVariable, Step};
+use super::tasks::{Evaluation, Tasks, in_parallel, in_turn};
 use super::variable::{Variable, auxiliary_of, untied};
 use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
 
@@ -48,6 +49,8 @@ pub struct Run<F, G, X, W> {
     steps: usize,
     reach: f64,
     failed: bool,
+    /// [`Run::advance`] with the tasks in turn or in parallel.
+    advance: fn(&mut Self) -> Result<Step>,
 }
 
 /// Where a run ended.
@@ -87,11 +90,26 @@ where
             steps: 0,
             reach: 0.0,
             failed: false,
+            advance: |run| run.advance(in_turn),
         })
     }
 
+    /// Computes the gradient of `u` on another thread than those of `w`. The results are the same, bit for bit; what the
+    /// two need beside the model is in memory at the same time.
+    ///
+    /// Worth it where one model does not keep all cores busy. The objectives must not hold tensors that require
+    /// gradients.
+    pub fn in_parallel(mut self) -> Self
+    where
+        F: UpperObjective<X, W, Batch: Sync> + Sync,
+        G: LowerObjective<X, W, Batch: Sync> + Sync,
+    {
+        self.advance = |run| run.advance(in_parallel);
+        self
+    }
+
     /// One step of algorithm 1: a Jacobi step, every gradient taken at `(x_k, u_k, w_k)`.
-    fn advance(&mut self) -> Result<Step> {
+    fn advance(&mut self, tasks: Tasks<F, G, X, W>) -> Result<Step> {
         let k = self.steps;
         let alpha = self.method.penalty.at(k);
         let rates = self.rates(k);
@@ -101,15 +119,18 @@ where
         let upper_draw = drawn(self.problem.upper.sample()?, k, "upper objective")?;
         self.draw_layers(k);
 
-        let Bilevel { upper: f, lower: g } = &self.problem;
         let (x, w, u) = (
             self.upper.module(),
             self.lower.module(),
             self.auxiliary.module(),
         );
-        let f_w = total(&upper_draw, x, w, |batch| f.gradients(x, w, batch))?; // F(x, w)
-        let g_w = total(&lower_draw, x, w, |batch| g.gradients(x, w, batch))?; // G(x, w)
-        let mut g_u = total(&lower_draw, x, u, |batch| g.gradients(x, u, batch))?; // G(x, u)
+        let Evaluation {
+            f_w,     // F(x, w)
+            g_w,     // G(x, w)
+            mut g_u, // G(x, u)
+            of_w,    // grad_w [F(x, w) + alpha G(x, w)]
+            of_u,    // alpha grad_u G(x, u)
+        } = tasks(&self.problem, &upper_draw, &lower_draw, alpha, x, w, u)?;
 
         // At the start u = w, and alpha (G(x, w) - G(x, u)) is zero by definition. Its rounding noise
         // would be a full step in a random direction under Adam.
@@ -120,8 +141,6 @@ where
             g_u.parts.clone_from(&g_w.parts);
         }
 
-        let of_u = combine(u, vec![(alpha, g_u.of_lower)]);
-        let of_w = combine(w, vec![(1.0, f_w.of_lower), (alpha, g_w.of_lower)]);
         let of_x = combine(
             x,
             vec![
@@ -242,7 +261,7 @@ where
         if self.failed {
             return None;
         }
-        let step = self.advance();
+        let step = (self.advance)(self);
         self.failed = step.is_err();
         Some(step)
     }

@@ -57,6 +57,14 @@ pub struct ReweightConfig {
     pub lisa_period: usize,
     /// Seed of the initial values and of all draws. Default: 0.
     pub seed: u64,
+    /// Whether gradients are computed block by block; see [`Differentiation`](crate::models::Differentiation).
+    /// Default: with LISA.
+    #[serde(default)]
+    pub blockwise: Option<bool>,
+    /// Whether `u` and `w` are differentiated at the same time; see [`Run::in_parallel`](crate::Run::in_parallel).
+    /// Default: no.
+    #[serde(default)]
+    pub parallel: bool,
     /// Where to compute; see [`device`](crate::device). Default: `flex`.
     pub device: String,
 }
@@ -81,6 +89,8 @@ impl ReweightConfig {
             lisa_blocks: None,
             lisa_period: 20,
             seed: 0,
+            blockwise: None,
+            parallel: false,
             device: "flex".to_owned(),
         }
     }

@@ -9,7 +9,7 @@ use super::config::ReweightConfig;
 use super::reweighting::Reweighting;
 use super::training::Training;
 use crate::data::{Corpus, CorpusConfig, Source, TokenBatch, Tokenizer};
-use crate::models::{CausalLm, Gpt2Config};
+use crate::models::{CausalLm, Differentiation, Gpt2Config};
 use crate::reweight::{Draws, SampleLosses, SourceWeights, TokenSources};
 use crate::sampler::{LayerSampler, Lisa};
 use crate::{Result, device};
@@ -130,7 +130,11 @@ impl Experiment {
                 "use a smaller one; longer texts are cut into pieces",
             ));
         }
-        Ok(model)
+        let how = self.config.blockwise.map(|blockwise| match blockwise {
+            true => Differentiation::Blockwise,
+            false => Differentiation::Plain,
+        });
+        Ok(model.with_differentiation(how))
     }
 
     /// Starts learning the source weights. Files go to the folder `out`.

@@ -44,7 +44,10 @@ impl Reweighting {
             reweight::problem(experiment.training_draws(), experiment.validation_draws())?;
         let weights = experiment.uniform_weights()?;
         let history = vec![(0.0, weights.weights())];
-        let run = method.start(problem, weights, model)?;
+        let mut run = method.start(problem, weights, model)?;
+        if config.parallel {
+            run = run.in_parallel();
+        }
         let sources = experiment.sources();
         // Last, so that settings that cannot work leave no folder behind.
         let folder = RunFolder::create(out, config)?;

@@ -72,7 +72,7 @@ fn dependencies_point_down_only() {
         ),
         (
             "reweight/language.rs",
-            [&errors[..], &["data", "models"]].concat(),
+            [&errors[..], &["data", "models", "problem"]].concat(),
         ),
         ("reweight", [&errors[..], &problem, &["problem"]].concat()),
         ("data", [&errors[..], &["files"]].concat()),

@@ -78,18 +78,17 @@ fn replay_equals_the_recorded_pytorch_runs() {
     for (model, trajectory) in [("gpt2", "gpt2-adamw"), ("llama3", "llama3-sgd")] {
         let model = format!("tests/fixtures/hf/{model}");
         let folder = format!("tests/fixtures/trajectory/{trajectory}");
-        let text = printed(&example("replay", &[&model, &folder]));
-        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(report["steps"], 20);
-        // The bounds are 2e-3 and 1e-3; rounding alone moves the reference by 6e-5 and 8e-5.
-        assert!(
-            report["max_abs_p_error"].as_f64().unwrap() <= 2e-4,
-            "{text}"
-        );
-        assert!(
-            report["max_rel_loss_error"].as_f64().unwrap() <= 2e-4,
-            "{text}"
-        );
+        let ways: [&[&str]; 2] = [&[], &["--blockwise", "--parallel"]];
+        for way in ways {
+            let arguments = [&[model.as_str(), &folder], way].concat();
+            let text = printed(&example("replay", &arguments));
+            let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(report["steps"], 20);
+            // The bounds are 2e-3 and 1e-3; rounding alone moves the reference by 6e-5 and 8e-5.
+            let bounded = |key: &str| report[key].as_f64().unwrap() <= 2e-4;
+            assert!(bounded("max_abs_p_error"), "{way:?}: {text}");
+            assert!(bounded("max_rel_loss_error"), "{way:?}: {text}");
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
 use burn::tensor::{Device, Tensor};
 use scalebio::data::{Sample, Source};
-use scalebio::models::{CausalLm, Gpt2Config};
+use scalebio::models::{CausalLm, Differentiation, Gpt2Config};
 use scalebio::reweight::{self, Draws, SourceWeights, TokenSources, Validation, WeightedSources};
-use scalebio::{LayerSampler, Lisa, Run, ScaleBio, Update};
+use scalebio::{LayerSampler, Lisa, Run, ScaleBio, Step, Update};
 
 const BLOCKS: usize = 5;
 
@@ -200,4 +200,41 @@ fn gpt2_with_all_blocks_active_trains_as_without_lisa_bit_for_bit() {
     assert_eq!(bits(with.lower()), bits(without.lower()));
     assert_eq!(bits(with.auxiliary()), bits(without.auxiliary()));
     assert_eq!(with.upper().logit_values(), without.upper().logit_values());
+}
+
+/// Steps of LISA with gradients block by block are those with one tape, and so are those in parallel: exactly, since the
+/// two differ in nothing but the thread.
+#[test]
+fn lisa_takes_the_same_steps_block_by_block_and_in_parallel() {
+    let run = |how, parallel: bool| {
+        let model = small().with_differentiation(how);
+        let lisa = Lisa::over(&model, &model.blocks_path()).unwrap().period(3);
+        // A large epsilon, with which Adam does not make a step of rounding noise.
+        let update = |rate| Update::adamw(rate).epsilon(1e-2);
+        let method = ScaleBio::new(update(1e-2), update(1e-2)).layers(lisa);
+        let run = start(method.clip(1.0), model);
+        let mut run = if parallel { run.in_parallel() } else { run };
+        let steps: Vec<_> = run.by_ref().take(10).map(Result::unwrap).collect();
+        (steps, run.finish())
+    };
+    let (expected, _) = run(Differentiation::Plain, false);
+    let (steps, end) = run(Differentiation::Blockwise, false);
+    for (step, expected) in steps.iter().zip(&expected) {
+        let numbers = |step: &Step| {
+            let norms = step.gradient_norms();
+            let mut numbers = step.lower_parts().to_vec();
+            numbers.extend(step.auxiliary_parts());
+            numbers.extend([step.upper_loss(), norms.lower, norms.auxiliary]);
+            numbers
+        };
+        for (a, b) in numbers(step).into_iter().zip(numbers(expected)) {
+            assert!((a - b).abs() <= 1e-5 * b.abs(), "{step}: {a} against {b}");
+        }
+    }
+    for _ in 0..3 {
+        let (steps_again, end_again) = run(Differentiation::Blockwise, true);
+        assert_eq!(format!("{steps_again:?}"), format!("{steps:?}"));
+        assert_eq!(bits(&end_again.lower), bits(&end.lower));
+        assert_eq!(bits(&end_again.auxiliary), bits(&end.auxiliary));
+    }
 }

@@ -15,6 +15,7 @@ mod methods_points;
 mod methods_promises;
 mod minibatches;
 mod moments;
+mod parallel;
 mod problems;
 mod problems_classifiers;
 mod problems_readers;
@@ -28,6 +29,7 @@ mod zoo;
 mod architectures;
 #[cfg(feature = "llm")]
 mod bfloat16;
+mod blockwise;
 #[cfg(feature = "llm")]
 #[path = "../../examples/check_model/compare.rs"]
 mod compare;
