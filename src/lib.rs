@@ -103,7 +103,7 @@ pub mod train;
 
 pub use device::device;
 pub use error::{Error, Result};
-pub use problem::{Bilevel, Gradients, LowerObjective, UpperObjective};
+pub use problem::{Bilevel, Gradients, LowerObjective, Slot, UpperObjective};
 pub use sampler::{ActiveLayers, AllLayers, LayerSampler, Lisa};
 pub use solver::{Moments, Penalty, PerVariable, Run, ScaleBio, Schedule, Solution, Step, Update};
 
