@@ -46,7 +46,7 @@ where
 }
 
 /// Euclidean norm of a module's float parameters, and the precision of the coarsest of them.
-fn size_and_precision<M: Module>(module: &M) -> (f64, f64) {
+pub(super) fn size_and_precision<M: Module>(module: &M) -> (f64, f64) {
     struct Size {
         square: f64,
         precision: f64,

@@ -4,7 +4,8 @@
 //! | method | model-sized variables beside `w` | gradients a step | when |
 //! |---|---|---|---|
 //! | [`ScaleBio`] | `u` | 3 | the default: any scale, any optimizer, LISA |
-//! | [`Soba`] | `v` | 4 | smooth problems, where the exact hypergradient matters; no penalty to choose |
+//! | [`Penalized`] | `u`, [`Estimator`] | 3 | finite sums with variance reduction, Polyak's steps |
+//! | [`Soba`] | `v`, [`Estimator`] | 4 | smooth problems, where the exact hypergradient matters; no penalty to choose |
 //!
 //! Second-order products are central differences of gradients (Burn has first derivatives only), so every method
 //! needs nothing but the two objective traits.
@@ -38,8 +39,15 @@
 //! # Ok::<(), scalebio::Error>(())
 //! ```
 
+mod check;
 mod differences;
+mod estimator;
+mod flat;
+mod joint;
+mod newton;
 mod oracle;
+mod penalized;
+mod polyak;
 mod progress;
 mod soba;
 mod vector;
@@ -49,6 +57,10 @@ use burn::module::Module;
 use crate::{Bilevel, LowerObjective, Result, UpperObjective};
 use crate::{Run, ScaleBio, Step};
 
+pub use check::{Comparison, HypergradientCheck, HypergradientReport, check_hypergradient};
+pub use estimator::Estimator;
+pub use penalized::Penalized;
+pub use polyak::Polyak;
 pub use soba::Soba;
 
 /// A bilevel method as a value: its hyper-parameters.
