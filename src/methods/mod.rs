@@ -6,6 +6,7 @@
 //! | [`ScaleBio`] | `u` | 3 | the default: any scale, any optimizer, LISA |
 //! | [`Penalized`] | `u`, [`Estimator`] | 3 | finite sums with variance reduction, Polyak's steps |
 //! | [`Soba`] | `v`, [`Estimator`] | 4 | smooth problems, where the exact hypergradient matters; no penalty to choose |
+//! | [`ZerothOrder`] | `u`, one copy | 3, in `x` alone | no memory for a tape, no gradient of `w` |
 //!
 //! Second-order products are central differences of gradients (Burn has first derivatives only), so every method
 //! needs nothing but the two objective traits.
@@ -51,6 +52,7 @@ mod polyak;
 mod progress;
 mod soba;
 mod vector;
+mod zeroth_order;
 
 use burn::module::Module;
 
@@ -62,6 +64,7 @@ pub use estimator::Estimator;
 pub use penalized::Penalized;
 pub use polyak::Polyak;
 pub use soba::Soba;
+pub use zeroth_order::ZerothOrder;
 
 /// A bilevel method as a value: its hyper-parameters.
 pub trait Method<F, G, X, W>
