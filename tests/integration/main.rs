@@ -5,9 +5,11 @@
 mod algebra;
 mod architecture;
 mod autotraits;
+mod check_hypergradient;
 mod closed_forms;
 mod device;
 mod downstream;
+mod estimators;
 mod failures;
 mod layers;
 mod minibatches;
@@ -17,6 +19,7 @@ mod properties;
 mod reweighting;
 mod settings;
 mod solver;
+mod zeroth_order;
 mod zoo;
 
 #[cfg(feature = "llm")]
