@@ -3,13 +3,14 @@
 use std::fmt;
 
 use burn::module::Module;
+use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::index;
-use rand::SeedableRng;
 
 use super::differences::size_and_precision;
 use super::flat::{entries, gradient, names, placed};
 use super::newton::{Curvature, conjugate_gradients, differences, minimize, norm, root, sum};
+use super::oracle::number;
 use crate::solver::gradients::total;
 use crate::{Bilevel, Error, Gradients, LowerObjective, Result, UpperObjective};
 
@@ -154,7 +155,8 @@ impl HypergradientCheck {
     ///
     /// * [`Error::NotSolved`] where `w*` is not found.
     /// * [`Error::NonFinite`] for a loss that is NaN or infinite at `(upper, lower)`.
-    /// * [`Error::NotTrainable`] and [`Error::NotDifferentiable`] for variables and losses without gradients.
+    /// * [`Error::NotTrainable`], [`Error::NotDifferentiable`] and [`Error::NotScalar`] for variables and losses that
+    ///   cannot be differentiated.
     /// * [`Error::Setting`] for a setting that cannot work.
     pub fn run<F, G, X, W>(
         &self,
@@ -178,7 +180,8 @@ impl HypergradientCheck {
         }
         let mut random = Xoshiro256PlusPlus::seed_from_u64(self.seed);
         let mut pick = |of: &[f64]| {
-            let mut chosen = index::sample(&mut random, of.len(), self.entries.min(of.len())).into_vec();
+            let mut chosen =
+                index::sample(&mut random, of.len(), self.entries.min(of.len())).into_vec();
             chosen.sort_unstable();
             chosen
         };
@@ -188,23 +191,23 @@ impl HypergradientCheck {
         for (quantity, value) in [("the upper loss", f.loss), ("the lower loss", g.loss)] {
             if !value.is_finite() {
                 let quantity = quantity.to_owned();
-                return Err(Error::NonFinite { step: 0, quantity, value });
+                return Err(Error::NonFinite {
+                    step: 0,
+                    quantity,
+                    value,
+                });
             }
         }
-        let in_x = |own: &[f64], loss: &dyn Fn(&[f64], &[f64]) -> f64| {
-            fixed.compare(&of_x, own, names(upper), &x, |x| Ok(loss(x, &w)))
+        let in_x = |own: &Flat, loss: &dyn Fn(&[f64], &[f64]) -> Result<f64>| {
+            fixed.compare(&of_x, &own.of_x, names(upper), &x, |x| loss(x, &w))
         };
-        let in_w = |own: &[f64], loss: &dyn Fn(&[f64], &[f64]) -> f64| {
-            fixed.compare(&of_w, own, names(lower), &w, |w| Ok(loss(&x, w)))
+        let in_w = |own: &Flat, loss: &dyn Fn(&[f64], &[f64]) -> Result<f64>| {
+            fixed.compare(&of_w, &own.of_w, names(lower), &w, |w| loss(&x, w))
         };
-        let (f_loss, g_loss) = (
-            |x: &[f64], w: &[f64]| fixed.f_loss(x, w),
-            |x: &[f64], w: &[f64]| fixed.g_loss(x, w),
-        );
-        let upper_of_upper = in_x(&f.of_x, &f_loss)?;
-        let upper_of_lower = in_w(&f.of_w, &f_loss)?;
-        let lower_of_upper = in_x(&g.of_x, &g_loss)?;
-        let lower_of_lower = in_w(&g.of_w, &g_loss)?;
+        let f_loss = |x: &[f64], w: &[f64]| fixed.f_loss(x, w);
+        let g_loss = |x: &[f64], w: &[f64]| fixed.g_loss(x, w);
+        let [upper_of_upper, upper_of_lower] = [in_x(&f, &f_loss)?, in_w(&f, &f_loss)?];
+        let [lower_of_upper, lower_of_lower] = [in_x(&g, &g_loss)?, in_w(&g, &g_loss)?];
 
         let solution = fixed.solve(&x, w)?;
         let (own, residual) = match self.penalty {
@@ -212,7 +215,7 @@ impl HypergradientCheck {
             Some(alpha) => (fixed.penalized(&x, &solution, alpha)?, 0.0),
         };
         let hypergradient = fixed.compare(&of_x, &own, names(upper), &x, |x| {
-            Ok(fixed.f_loss(x, &fixed.solve(x, solution.clone())?))
+            fixed.f_loss(x, &fixed.solve(x, solution.clone())?)
         })?;
         Ok(HypergradientReport {
             hypergradient,
@@ -329,16 +332,16 @@ where
         Ok(Self::flat(&x, &w, &own))
     }
 
-    fn f_loss(&self, x: &[f64], w: &[f64]) -> f64 {
+    fn f_loss(&self, x: &[f64], w: &[f64]) -> Result<f64> {
         let (x, w) = self.placed(x, w);
         let batches = self.upper_draw.iter();
-        batches.map(|b| self.f.loss(&x, &w, b).into_scalar::<f64>()).sum()
+        batches.map(|b| number(self.f.loss(&x, &w, b))).sum()
     }
 
-    fn g_loss(&self, x: &[f64], w: &[f64]) -> f64 {
+    fn g_loss(&self, x: &[f64], w: &[f64]) -> Result<f64> {
         let (x, w) = self.placed(x, w);
         let batches = self.lower_draw.iter();
-        batches.map(|b| self.g.loss(&x, &w, b).into_scalar::<f64>()).sum()
+        batches.map(|b| number(self.g.loss(&x, &w, b))).sum()
     }
 
     /// `w*(x)`, by differentiating the loss.
@@ -396,7 +399,10 @@ where
             largest = largest.max(plus.abs()).max(minus.abs());
         }
         Ok(Comparison {
-            names: chosen.iter().map(|&i| std::mem::take(&mut names[i])).collect(),
+            names: chosen
+                .iter()
+                .map(|&i| std::mem::take(&mut names[i]))
+                .collect(),
             gradient: chosen.iter().map(|&i| own[i]).collect(),
             differences,
             negligible: 1e4 * self.precision.powf(2.0 / 3.0) * largest,
@@ -408,7 +414,9 @@ impl HypergradientReport {
     /// Whether all five relative errors are at most `tolerance`.
     pub fn passes(&self, tolerance: f64) -> bool {
         // NaN fails.
-        self.comparisons().iter().all(|(_, c)| c.relative_error() <= tolerance)
+        self.comparisons()
+            .iter()
+            .all(|(_, c)| c.relative_error() <= tolerance)
     }
 
     fn comparisons(&self) -> [(&'static str, &Comparison); 5] {

@@ -46,8 +46,14 @@ pub enum Estimator {
 /// An [`Estimator`] with what it remembers.
 pub(super) enum Memory<X, W> {
     Plain,
-    Saga { of_g: Table, of_f: Table },
-    Storm { decay: f64, last: Option<Last<X, W>> },
+    Saga {
+        of_g: Table,
+        of_f: Table,
+    },
+    Storm {
+        decay: f64,
+        last: Option<Last<X, W>>,
+    },
 }
 
 /// One direction for each batch that has been drawn, and their mean.

@@ -113,7 +113,9 @@ pub(super) struct Joint<D, X, W> {
 
 impl<D, X: Module, W: Module> Joint<D, X, W> {
     pub fn new(directions: D, settings: Settings, x: X, w: W, auxiliary: W) -> Result<Self> {
-        settings.auxiliary.validate("update of the auxiliary variable")?;
+        settings
+            .auxiliary
+            .validate("update of the auxiliary variable")?;
         if let Some(polyak) = &settings.polyak {
             polyak.validate()?;
         }
@@ -150,7 +152,10 @@ where
         // Loss and gradient of one draw: what the estimator has of former draws fits no loss that is known.
         let drawn_norms = self.settings.polyak.map(|_| {
             let of_g = &parts.of_g;
-            [global_norm(point.w, &of_g.w), global_norm(point.auxiliary, &of_g.auxiliary)]
+            [
+                global_norm(point.w, &of_g.w),
+                global_norm(point.auxiliary, &of_g.auxiliary),
+            ]
         });
         let drawn = (parts.of_g, parts.of_f);
         let again = |point: Point<'_, X, W>| self.directions.at(k, point, oracle);
@@ -167,12 +172,17 @@ where
             auxiliary: self.settings.auxiliary.rate_at(k),
         };
         if let (Some(polyak), Some([lower, auxiliary])) = (&self.settings.polyak, drawn_norms) {
-            let norms = PerVariable { upper: step.gradient_norms.upper, lower, auxiliary };
+            let norms = PerVariable {
+                upper: step.gradient_norms.upper,
+                lower,
+                auxiliary,
+            };
             let excess = self.directions.excess(&step, polyak);
             step.rates = polyak.rates(excess, norms, step.rates);
         }
         self.w.step(step.rates.lower, direction.w);
-        self.auxiliary.step(step.rates.auxiliary, direction.auxiliary);
+        self.auxiliary
+            .step(step.rates.auxiliary, direction.auxiliary);
         self.x.step(step.rates.upper, direction.x);
         Ok(step)
     }

@@ -22,6 +22,9 @@ pub(super) fn minimize(
     let first = norm(&gradient);
     let mut length = f64::INFINITY;
     for _ in 0..STEPS {
+        if !norm(&gradient).is_finite() {
+            break;
+        }
         let scale = norm(&point).max(1.0);
         let tolerance = (norm(&gradient) / first).min(0.1).max(precision.sqrt());
         let negative: Vec<f64> = gradient.iter().map(|g| -g).collect();
@@ -29,13 +32,8 @@ pub(super) fn minimize(
         let product = differences(&point, precision, of);
         let step = conjugate_gradients(product, &negative, tolerance, Curvature::Positive)?.0;
         length = norm(&step);
-        let Some((next, reached)) = damped(
-            &point,
-            &step,
-            (loss, &gradient),
-            precision,
-            &mut evaluate,
-        )?
+        let Some((next, reached)) =
+            damped(&point, &step, (loss, &gradient), precision, &mut evaluate)?
         else {
             if length <= precision.sqrt() * scale {
                 return Ok(point);
@@ -91,8 +89,7 @@ pub(super) fn root(
     for _ in 0..STEPS {
         let negative: Vec<f64> = field(&point)?.iter().map(|f| -f).collect();
         let product = differences(&point, precision, &mut field);
-        let step =
-            conjugate_gradients(product, &negative, precision.sqrt(), Curvature::Any)?.0;
+        let step = conjugate_gradients(product, &negative, precision.sqrt(), Curvature::Any)?.0;
         let length = norm(&step);
         // No shorter than before: rounding is all that is left, or there is no root.
         if length >= last {
@@ -162,7 +159,11 @@ pub(super) fn conjugate_gradients(
         residual = sum(&residual, -factor, &image);
         direction = sum(&residual, dot(&residual, &residual) / square, &direction);
     }
-    let reached = if size == 0.0 { 0.0 } else { norm(&residual) / size };
+    let reached = if size == 0.0 {
+        0.0
+    } else {
+        norm(&residual) / size
+    };
     Ok((solution, reached))
 }
 

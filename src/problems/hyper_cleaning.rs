@@ -270,7 +270,10 @@ impl HyperCleaning {
     pub fn start(&self, options: impl Into<TensorCreationOptions>) -> (Vector, Matrix) {
         let options = options.into();
         let x = vec![self.start; self.training.classes.len()];
-        let z = Tensor::zeros([self.training.features.shape()[1], CLASSES], options.clone());
+        let z = Tensor::zeros(
+            [self.training.features.shape()[1], CLASSES],
+            options.clone(),
+        );
         (
             Vector::from_tensor(Tensor::from_data(x.as_slice(), options)),
             Matrix::from_tensor(z),

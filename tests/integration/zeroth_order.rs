@@ -52,7 +52,10 @@ fn directions_follow_from_the_seed() {
 
     let start = || {
         let (x, w) = (vector(&[0.0; 3], &flex()), vector(&[0.0; 2], &flex()));
-        method().seed(3).start(three_sources::problem(), x, w).unwrap()
+        method()
+            .seed(3)
+            .start(three_sources::problem(), x, w)
+            .unwrap()
     };
     let mut runs = [start(), start()];
     for _ in 0..20 {
@@ -61,19 +64,25 @@ fn directions_follow_from_the_seed() {
         }
     }
     for run in runs {
-        assert_eq!(first, [run.upper(), run.lower()].map(|v| bits(&values(v.val()))));
+        assert_eq!(
+            first,
+            [run.upper(), run.lower()].map(|v| bits(&values(v.val())))
+        );
     }
 }
 
 /// Each step moves all entries of `w` by the same length along signs, and no two steps by the same signs.
 #[test]
 fn steps_are_along_signs() {
-    let size = 40;
+    let size = 41; // Odd, so that signs never cancel.
     let problem = Bilevel {
         upper: |_: &Vector, w: &Vector| (w.val() - 3.0).square().sum(),
         lower: |x: &Vector, w: &Vector| (w.val() - x.val()).square().sum(),
     };
-    let (x, w) = (vector(&vec![0.0; size], &flex()), vector(&vec![1.0; size], &flex()));
+    let (x, w) = (
+        vector(&vec![0.0; size], &flex()),
+        vector(&vec![1.0; size], &flex()),
+    );
     let method = ZerothOrder::new(1.0, Update::sgd(0.01), 1e-3);
     let mut run = method.start(problem, x, w).unwrap();
     let mut seen: Vec<Vec<bool>> = Vec::new();
@@ -83,7 +92,10 @@ fn steps_are_along_signs() {
         let after = values(run.lower().val());
         let moved: Vec<f64> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
         let length = step.gradient_norms().lower / (size as f64).sqrt() * 1e-3;
-        assert!(moved.iter().all(|m| (m.abs() - length).abs() < 1e-12), "{moved:?}");
+        assert!(
+            moved.iter().all(|m| (m.abs() - length).abs() < 1e-12),
+            "{moved:?}"
+        );
         let signs: Vec<bool> = moved.iter().map(|m| *m > 0.0).collect();
         assert!(signs.contains(&true) && signs.contains(&false));
         let opposite = signs.iter().map(|sign| !sign).collect();
@@ -102,7 +114,11 @@ fn losses_leave_no_tape() {
         assert!(!w.val().is_tracked());
         let loss = (w.val() - x.val()).square().sum();
         let [without, with] = counter.get();
-        counter.set(if loss.is_tracked() { [without, with + 1] } else { [without + 1, with] });
+        counter.set(if loss.is_tracked() {
+            [without, with + 1]
+        } else {
+            [without + 1, with]
+        });
         loss
     };
     let upper = |_: &Vector, w: &Vector| -> Tensor<1> {
@@ -117,6 +133,29 @@ fn losses_leave_no_tape() {
     assert_eq!(tracked.get(), [4, 2]);
     assert_eq!(step.gradient_calls(), 3);
     assert!(run.lower().val().is_require_grad());
+}
+
+/// A loss that is no single number, or not finite, ends the run as an error.
+#[test]
+fn losses_that_cannot_be_used_are_errors() {
+    let first = |lower: fn(&Vector, &Vector) -> Tensor<1>| {
+        let upper = |_: &Vector, w: &Vector| (w.val() - 3.0).square().sum();
+        let (x, w) = (vector(&[0.0, 1.0], &flex()), vector(&[1.0, 0.0], &flex()));
+        let mut run = method().start(Bilevel { upper, lower }, x, w).unwrap();
+        let error = run.next().unwrap().unwrap_err();
+        assert!(run.next().is_none());
+        error
+    };
+    let not_scalar = first(|x, w| w.val() - x.val());
+    assert!(
+        matches!(not_scalar, Error::NotScalar { elements: 2 }),
+        "{not_scalar}"
+    );
+    let not_finite = first(|x, w| (w.val() - x.val() - 2.0).log().sum());
+    assert!(
+        matches!(not_finite, Error::NonFinite { .. }),
+        "{not_finite}"
+    );
 }
 
 /// Settings that cannot work are errors at the start.
@@ -135,7 +174,10 @@ fn settings_are_checked() {
     ] {
         assert!(matches!(start(method), Some(Error::Setting { .. })));
     }
-    let (x, w) = (vector(&[0.0; 3], &flex()), vector(&[0.0; 2], &flex()).no_grad());
+    let (x, w) = (
+        vector(&[0.0; 3], &flex()),
+        vector(&[0.0; 2], &flex()).no_grad(),
+    );
     let frozen = method().start(three_sources::problem(), x, w).err();
     assert!(matches!(frozen, Some(Error::NotTrainable { .. })));
 }
