@@ -1,12 +1,11 @@
 //! Data hyper-cleaning: a weight for each training sample, some of whose labels are wrong.
 
-use burn::tensor::activation::sigmoid;
 use burn::tensor::{IndexingUpdateOp, Tensor, TensorCreationOptions, TensorData};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::linear::{Link, SampleBatch, Samples, ValidationLoss, gradients, one_hot};
+use super::linear::{Link, SampleBatch, Samples, ValidationLoss, gradients, one_hot, sigmoid};
 use super::{Images, Matrix, Vector};
 use crate::{Bilevel, Error, Gradients, LowerObjective, Minibatches, Result, Slot};
 
@@ -303,6 +302,35 @@ impl HyperCleaning {
             .zip(&test.classes)
             .filter(|(guess, class)| guess != *class);
         Ok(wrong.count() as f64 / test.classes.len() as f64)
+    }
+
+    /// F1 score of the training images whose weight is at least the start's, `{x_i >= x_0}`, as a guess of `mask`:
+    /// [`kept`](Self::kept) for the figure that is published, [`right`](Self::right) for what can be known. (With half of
+    /// the labels replaced, all right ones have an F1 of .95 against those kept.) 0 if none is both guessed and true.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] for weights or a mask of another length than the training set.
+    pub fn f1(&self, upper: &Vector, mask: &[bool]) -> Result<f64> {
+        let x: Vec<f64> = upper.val().inner().into_data().iter::<f64>().collect();
+        let samples = self.training.classes.len();
+        for (name, length) in [("upper variable", x.len()), ("mask", mask.len())] {
+            if length != samples {
+                return Err(Error::setting(
+                    name,
+                    format!("of length {length}"),
+                    format!("of length {samples}, one a training image"),
+                    "start from `HyperCleaning::start`",
+                ));
+            }
+        }
+        let (mut both, mut sum) = (0, 0);
+        for (x, &truth) in x.iter().zip(mask) {
+            let guess = *x >= self.start;
+            both += usize::from(guess && truth);
+            sum += usize::from(guess) + usize::from(truth);
+        }
+        Ok(2.0 * both as f64 / sum.max(1) as f64)
     }
 }
 

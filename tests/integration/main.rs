@@ -15,6 +15,8 @@ mod layers;
 mod minibatches;
 mod moments;
 mod problems;
+mod problems_classifiers;
+mod problems_readers;
 mod properties;
 mod reweighting;
 mod settings;

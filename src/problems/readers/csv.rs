@@ -20,7 +20,7 @@ pub(super) fn read(path: &Path, label: Label) -> Result<Table> {
     let (mut rest, mut field, mut row) = (bytes.as_slice(), Vec::new(), Vec::new());
     let mut buffer = [0; 256];
     // A row may span lines, within quotes: it is where it starts that helps.
-    let mut start = 1;
+    let (mut line, mut record) = (1, rest);
     loop {
         let (result, read, written) = reader.read_field(rest, &mut buffer);
         rest = &rest[read..];
@@ -32,9 +32,11 @@ pub(super) fn read(path: &Path, label: Label) -> Result<Table> {
                 row.push(String::from_utf8_lossy(&field).into_owned());
                 field.clear();
                 if record_end {
-                    rows.push(start, &row)?;
+                    let blank = record.iter().take_while(|byte| b"\r\n".contains(byte));
+                    rows.push(line + ends(blank), &row)?;
                     row.clear();
-                    start = usize::try_from(reader.line()).unwrap_or(usize::MAX);
+                    line += ends(&record[..record.len() - rest.len()]);
+                    record = rest;
                 }
             }
             ReadFieldResult::End => break,
@@ -46,6 +48,11 @@ pub(super) fn read(path: &Path, label: Label) -> Result<Table> {
         rows.features,
         rows.labels,
     )
+}
+
+/// Number of line ends.
+fn ends<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> usize {
+    bytes.into_iter().filter(|&&byte| byte == b'\n').count()
 }
 
 struct Rows<'a> {
