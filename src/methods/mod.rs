@@ -43,9 +43,7 @@
 mod check;
 mod differences;
 mod estimator;
-mod flat;
 mod joint;
-mod newton;
 mod oracle;
 mod penalized;
 mod polyak;
