@@ -3,6 +3,7 @@
 pub(crate) mod gradients;
 mod optimizer;
 mod penalty;
+mod precondition;
 mod run;
 mod scalebio;
 mod schedule;
@@ -16,4 +17,4 @@ pub use scalebio::{Moments, ScaleBio};
 pub use schedule::Schedule;
 pub use step::{PerVariable, Step};
 pub use update::Update;
-pub(crate) use variable::Variable;
+pub(crate) use variable::{Variable, auxiliary_of};

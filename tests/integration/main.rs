@@ -12,6 +12,8 @@ mod downstream;
 mod estimators;
 mod failures;
 mod layers;
+mod methods_points;
+mod methods_promises;
 mod minibatches;
 mod moments;
 mod problems;
@@ -49,6 +51,8 @@ mod gpt2;
 mod gpu;
 #[cfg(feature = "llm")]
 mod lisa_gpt2;
+#[cfg(feature = "llm")]
+mod methods_golden;
 #[cfg(feature = "llm")]
 mod pretrained;
 #[cfg(feature = "llm")]
