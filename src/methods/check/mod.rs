@@ -227,6 +227,9 @@ where
     precision: f64,
 }
 
+/// A loss at `(x, w)`.
+type Loss<'a> = dyn Fn(&[f64], &[f64]) -> Result<f64> + 'a;
+
 /// Loss and gradients as plain numbers.
 struct Flat {
     loss: f64,
@@ -345,10 +348,10 @@ where
                 });
             }
         }
-        let in_x = |own: &Flat, loss: &dyn Fn(&[f64], &[f64]) -> Result<f64>| {
+        let in_x = |own: &Flat, loss: &Loss| {
             self.compare(chosen[0], &own.of_x, names(self.x), x, |x| loss(x, w))
         };
-        let in_w = |own: &Flat, loss: &dyn Fn(&[f64], &[f64]) -> Result<f64>| {
+        let in_w = |own: &Flat, loss: &Loss| {
             self.compare(chosen[1], &own.of_w, names(self.w), w, |w| loss(x, w))
         };
         let f_loss = |x: &[f64], w: &[f64]| self.f_loss(x, w);
