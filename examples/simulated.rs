@@ -130,7 +130,7 @@ impl Arguments {
             Name::ZerothOrder => {
                 let alpha = self.alpha.unwrap_or(10.0);
                 let rate = self.lr_w.unwrap_or(0.01 / alpha);
-                let method = ZerothOrder::new(alpha, self.sgd(self.lr_x, 1e-3), rate);
+                let method = ZerothOrder::new(alpha, self.sgd(self.lr_x, 1e-2), rate);
                 Box::new(method.seed(self.seed))
             }
         }
