@@ -8,7 +8,7 @@ use scalebio::{
 
 use crate::problems::simulated;
 use crate::zoo::samples::Normal;
-use crate::zoo::{Vector, bits, flex, largest_difference, say, values, vector};
+use crate::zoo::{Vector, flex, largest_difference, say, values, vector};
 
 /// `1/m sum_i (1/2 h_i |w - a_i x - b_i|^2 + 1/2 c_i |x|^2)`, one term a draw in a given order, again and again.
 #[derive(Clone)]
@@ -393,6 +393,8 @@ fn saga_solves_simulated_in_1536_iterations() {
 #[cfg(feature = "llm")]
 #[test]
 fn the_example_prints_the_same_numbers() {
+    use crate::zoo::bits;
+
     let last = |arguments: &str, seed: &str| {
         let arguments = format!("{arguments} --iterations 40 --seed {seed}");
         let arguments: Vec<&str> = arguments.split_whitespace().collect();
