@@ -5,9 +5,11 @@
 mod algebra;
 mod architecture;
 mod autotraits;
+mod check_hypergradient;
 mod closed_forms;
 mod device;
 mod downstream;
+mod estimators;
 mod failures;
 mod layers;
 mod masters;
@@ -16,6 +18,7 @@ mod methods_promises;
 mod minibatches;
 mod moments;
 mod parallel;
+mod polyak;
 mod problems;
 mod problems_classifiers;
 mod problems_readers;
@@ -23,6 +26,7 @@ mod properties;
 mod reweighting;
 mod settings;
 mod solver;
+mod zeroth_order;
 mod zoo;
 
 #[cfg(feature = "llm")]
