@@ -1,6 +1,6 @@
 //! The one error type of the crate.
 
-#[cfg(feature = "llm")]
+#[cfg(any(feature = "llm", feature = "problems"))]
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -140,7 +140,7 @@ impl Error {
         }
     }
 
-    #[cfg(feature = "llm")]
+    #[cfg(any(feature = "llm", feature = "problems"))]
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
@@ -148,7 +148,7 @@ impl Error {
         }
     }
 
-    #[cfg(feature = "llm")]
+    #[cfg(any(feature = "llm", feature = "problems"))]
     pub(crate) fn record(path: &Path, line: usize, message: impl ToString) -> Self {
         Self::Record {
             path: path.to_owned(),
@@ -157,7 +157,7 @@ impl Error {
         }
     }
 
-    #[cfg(feature = "llm")]
+    #[cfg(any(feature = "llm", feature = "problems"))]
     pub(crate) fn file(path: &Path, message: impl ToString) -> Self {
         Self::File {
             path: path.to_owned(),

@@ -53,8 +53,10 @@
 //! | [`Run`], [`Step`], [`Solution`] | the run, an iterator over its steps |
 //! | [`LayerSampler`], [`AllLayers`], [`Lisa`] | which layers train at which step |
 //! | [`methods`] | other bilevel methods behind one trait, to compare |
+//! | [`Minibatches`] | seeded draws from a finite sum, that resume from one number |
 //! | [`reweight`] | source weights over any model with a loss a sample |
 //! | `models`, `data`, `train` (feature `llm`) | language models, text, whole runs with their files |
+//! | `problems` (feature `problems`) | classical bilevel problems, exact solutions where there are, data readers |
 //! | [`device`] | devices by name, as on a command line |
 //!
 //! # Features
@@ -62,6 +64,7 @@
 //! * `flex` (default): the CPU device that Burn recommends; pure Rust. Nothing runs without some device.
 //! * `llm` (default): language models, tokenizers, text and training. Adds `tokenizers`, `safetensors`, `serde_json`.
 //!   Without it the crate is the solver and the source weights.
+//! * `problems`: classical bilevel problems and readers of their data. Adds `csv`, `flate2`, `safetensors`.
 //! * `ndarray`: Burn's older CPU device. `wgpu`, `vulkan`, `metal`, `webgpu`, `cuda`: GPUs.
 //!
 //! # Scope
@@ -95,6 +98,8 @@ pub mod methods;
 #[cfg(feature = "llm")]
 pub mod models;
 mod problem;
+#[cfg(feature = "problems")]
+pub mod problems;
 pub mod reweight;
 mod sampler;
 mod solver;
@@ -103,8 +108,8 @@ pub mod train;
 
 pub use device::device;
 pub use error::{Error, Result};
-pub use problem::{Bilevel, Gradients, LowerObjective, UpperObjective};
-pub use sampler::{ActiveLayers, AllLayers, LayerSampler, Lisa};
+pub use problem::{Bilevel, Gradients, LowerObjective, Slot, UpperObjective};
+pub use sampler::{ActiveLayers, AllLayers, LayerSampler, Lisa, Minibatch, Minibatches, Order};
 pub use solver::{Moments, Penalty, PerVariable, Run, ScaleBio, Schedule, Solution, Step, Update};
 
 #[cfg(doctest)]

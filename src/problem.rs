@@ -67,6 +67,17 @@ pub trait UpperObjective<X: Module, W: Module> {
     fn gradients(&self, upper: &X, lower: &W, batch: &Self::Batch) -> Result<Gradients> {
         Gradients::of(&self.loss(upper, lower, batch), upper, lower)
     }
+
+    /// Which term of a finite sum this micro-batch is, where an objective of data that is cut into fixed batches draws
+    /// one of them at a time. Variance-reduced estimates (SAGA) remember one gradient for each term, and need it;
+    /// everything else ignores it. Default: `None`, a draw that is like no other.
+    ///
+    /// Slots are `0..of`, each drawn equally often, and the mean of their losses is the objective. A micro-batch with
+    /// a slot is the only one of its draw.
+    fn slot(&self, batch: &Self::Batch) -> Option<Slot> {
+        let _ = batch;
+        None
+    }
 }
 
 /// The lower objective `G(x, w)`: what the lower variable `w` minimizes, given `x`. `L2` in the paper.
@@ -104,6 +115,12 @@ pub trait LowerObjective<X: Module, W: Module> {
     fn gradients(&self, upper: &X, lower: &W, batch: &Self::Batch) -> Result<Gradients> {
         Gradients::of(&self.loss(upper, lower, batch), upper, lower)
     }
+
+    /// Which term of a finite sum this micro-batch is; see [`UpperObjective::slot`].
+    fn slot(&self, batch: &Self::Batch) -> Option<Slot> {
+        let _ = batch;
+        None
+    }
 }
 
 impl<X: Module, W: Module, T: Fn(&X, &W) -> Tensor<1>> UpperObjective<X, W> for T {
@@ -128,6 +145,15 @@ impl<X: Module, W: Module, T: Fn(&X, &W) -> Tensor<1>> LowerObjective<X, W> for 
     fn loss(&self, upper: &X, lower: &W, _: &()) -> Tensor<1> {
         self(upper, lower)
     }
+}
+
+/// A term of an objective that is the mean of `of` terms: see [`UpperObjective::slot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Slot {
+    /// The term, from 0.
+    pub index: usize,
+    /// How many terms there are.
+    pub of: usize,
 }
 
 /// A bilevel problem: `min_x F(x, w*(x))` subject to `w*(x) = argmin_w G(x, w)`.

@@ -1,13 +1,15 @@
-//! Which layers of the lower variable train at which step.
+//! What is drawn: the layers of the lower variable that train, and minibatches of finite sums.
 
 mod blocks;
 mod lisa;
+mod minibatches;
 
 use burn::module::ParamGroup;
 
 use crate::Result;
 
 pub use lisa::Lisa;
+pub use minibatches::{Minibatch, Minibatches, Order};
 
 /// Chooses the parameters of `w` and `u` that train; the others stand still until the next choice.
 ///
