@@ -23,9 +23,10 @@ pub enum Error {
         remedy: &'static str,
     },
 
-    /// A loss or a gradient is NaN or infinite. The run stands at the state before the step.
+    /// A loss or a gradient is NaN or infinite. The run stands at the state before the step, or, for a
+    /// [method](crate::methods) with an inner loop, before the inner iteration.
     #[error(
-        "step {step}: {quantity} is {value}; the variables are as they were before this step \
+        "step {step}: {quantity} is {value}; the variables are as they were before this update \
          (a smaller learning rate or penalty, or gradient clipping, usually helps)"
     )]
     NonFinite {

@@ -52,8 +52,8 @@
 //! | [`ScaleBio`], [`Update`], [`Schedule`], [`Penalty`] | hyper-parameters |
 //! | [`Run`], [`Step`], [`Solution`] | the run, an iterator over its steps |
 //! | [`LayerSampler`], [`AllLayers`], [`Lisa`] | which layers train at which step |
-//! | [`methods`] | other bilevel methods behind one trait, to compare |
 //! | [`Minibatches`] | seeded draws from a finite sum, that resume from one number |
+//! | [`methods`] | other bilevel methods behind one trait, to compare |
 //! | [`reweight`] | source weights over any model with a loss a sample |
 //! | `models`, `data`, `train` (feature `llm`) | language models, text, whole runs with their files |
 //! | `problems` (feature `problems`) | classical bilevel problems, exact solutions where there are, data readers |

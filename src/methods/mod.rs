@@ -4,6 +4,7 @@
 //! | method | model-sized variables beside `w` | gradients a step | when |
 //! |---|---|---|---|
 //! | [`ScaleBio`] | `u` | 3 | the default: any scale, any optimizer, LISA |
+//! | [`F2sa`] | `u` | 3 an inner step, 3 more | rates that a theorem promises, with noise too |
 //! | [`Soba`] | `v` | 4 | smooth problems, where the exact hypergradient matters; no penalty to choose |
 //!
 //! Second-order products are central differences of gradients (Burn has first derivatives only), so every method
@@ -39,7 +40,9 @@
 //! ```
 
 mod differences;
+mod f2sa;
 mod oracle;
+mod penalized;
 mod progress;
 mod soba;
 mod vector;
@@ -49,6 +52,7 @@ use burn::module::Module;
 use crate::{Bilevel, LowerObjective, Result, UpperObjective};
 use crate::{Run, ScaleBio, Step};
 
+pub use f2sa::F2sa;
 pub use soba::Soba;
 
 /// A bilevel method as a value: its hyper-parameters.

@@ -21,7 +21,8 @@ use crate::{Bilevel, LowerObjective, Result, UpperObjective};
 /// ```
 ///
 /// `H_ww v` and `H_xw v` are central differences of `grad G`. Without noise the fixed point is the solution itself: there
-/// is no penalty and no bias. `v` starts at 0. ///
+/// is no penalty and no bias. `v` starts at 0.
+///
 /// When to use it: smooth, strongly convex lower problems, where the exact answer is wanted. Not for networks whose
 /// Hessian is indefinite: `v` then diverges.
 ///

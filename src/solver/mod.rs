@@ -16,4 +16,4 @@ pub use scalebio::{Moments, ScaleBio};
 pub use schedule::Schedule;
 pub use step::{PerVariable, Step};
 pub use update::Update;
-pub(crate) use variable::Variable;
+pub(crate) use variable::{Variable, auxiliary_of};

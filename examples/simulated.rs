@@ -1,0 +1,126 @@
+//! One method on the benchmark problem `simulated`, in float64 and without noise, measured with closed forms.
+//!
+//! ```text
+//! cargo run --release --example simulated -- --method NAME --iterations N [--alpha A --lr-u X --lr-w X --lr-x X]
+//! ```
+//!
+//! Prints one JSON array with a row `[iteration, |grad h|^2, h - h*, |z* - z|^2]` for every iteration from 0, where `z`
+//! is the lower variable. Defaults are those of `tests/fixtures/simulated/golden.json` where it has the method.
+
+use std::path::Path;
+
+use clap::{Parser, ValueEnum};
+use scalebio::burn::tensor::Device;
+use scalebio::methods::{F2sa, Method, Progress, Soba};
+use scalebio::problems::{Quadratics, Simulated, Vector};
+use scalebio::{ScaleBio, Update};
+
+#[derive(Parser)]
+#[command(about = "A bilevel method on the benchmark problem `simulated`")]
+struct Arguments {
+    /// The method.
+    #[arg(long, value_enum)]
+    method: Name,
+    /// Number of steps.
+    #[arg(long, default_value_t = 100)]
+    iterations: usize,
+    /// The penalty; of f2sa: the first one.
+    #[arg(long)]
+    alpha: Option<f64>,
+    /// Learning rate of the auxiliary variable: `u -= lr_u alpha g_u`, without alpha in f2sa.
+    #[arg(long)]
+    lr_u: Option<f64>,
+    /// Learning rate of the lower variable.
+    #[arg(long)]
+    lr_w: Option<f64>,
+    /// Learning rate of the upper variable.
+    #[arg(long)]
+    lr_x: Option<f64>,
+    /// Inner steps of f2sa.
+    #[arg(long, default_value_t = 10)]
+    inner_steps: usize,
+    /// Growth of f2sa's penalty.
+    #[arg(long, default_value_t = 0.01)]
+    growth: f64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Name {
+    Penalty,
+    PenaltyConstAlpha10,
+    PenaltyConstAlpha100,
+    F2sa,
+    Soba,
+}
+
+type Boxed = Box<dyn Method<Quadratics, Quadratics, Vector, Vector>>;
+
+impl Arguments {
+    fn method(&self) -> Boxed {
+        match self.method {
+            Name::Penalty | Name::PenaltyConstAlpha10 => self.penalty(10.0, 0.1),
+            Name::PenaltyConstAlpha100 => self.penalty(100.0, 0.01),
+            Name::F2sa => {
+                let power = |rate: Option<f64>, sevenths| {
+                    Update::sgd(rate.unwrap_or(0.1)).power(sevenths / 7.0)
+                };
+                let method = F2sa::new(power(self.lr_x, 4.0), power(self.lr_w, 5.0))
+                    .auxiliary(power(self.lr_u, 4.0))
+                    .inner_steps(self.inner_steps)
+                    .growth(self.growth, 1.0 / 7.0);
+                Box::new(method.penalty(self.alpha.unwrap_or(1.0)))
+            }
+            Name::Soba => Box::new(Soba::new(
+                self.sgd(self.lr_x, 0.1).power(0.5),
+                self.sgd(self.lr_w, 0.1).power(0.5),
+            )),
+        }
+    }
+
+    fn sgd(&self, rate: Option<f64>, default: f64) -> Update {
+        Update::sgd(rate.unwrap_or(default))
+    }
+
+    fn penalty(&self, alpha: f64, lr_x: f64) -> Boxed {
+        let alpha = self.alpha.unwrap_or(alpha);
+        let lower = self.sgd(self.lr_w, 0.1 / alpha);
+        let auxiliary = self.sgd(self.lr_u, 0.1 / alpha);
+        let method = ScaleBio::new(self.sgd(self.lr_x, lr_x), lower);
+        Box::new(method.auxiliary(auxiliary).penalty(alpha))
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments = Arguments::parse();
+    let data = "tests/fixtures/simulated/problem.safetensors";
+    let simulated = Simulated::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(data))?;
+    let device = Device::flex().autodiff();
+    let (x, z) = simulated.start(&device);
+    let mut run = arguments
+        .method()
+        .start_boxed(simulated.problem(&device), x, z)?;
+    let mut rows = vec![row(&simulated, 0, run.as_ref())?];
+    for k in 1..=arguments.iterations {
+        run.next().transpose()?;
+        rows.push(row(&simulated, k, run.as_ref())?);
+    }
+    println!("{}", serde_json::to_string(&rows)?);
+    Ok(())
+}
+
+fn row(
+    simulated: &Simulated,
+    k: usize,
+    run: &dyn Progress<Vector, Vector>,
+) -> scalebio::Result<(usize, f64, f64, f64)> {
+    let numbers = |v: &Vector| v.val().into_data().iter::<f64>().collect::<Vec<_>>();
+    let at = simulated.measure(&numbers(run.upper()), &numbers(run.lower()))?;
+    let excess = at.excess;
+    Ok((
+        k,
+        at.hypergradient_squared,
+        excess,
+        at.lower_distance_squared,
+    ))
+}
