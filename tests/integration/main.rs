@@ -17,6 +17,7 @@ mod properties;
 mod reweighting;
 mod settings;
 mod solver;
+mod theory;
 mod zoo;
 
 #[cfg(feature = "llm")]
