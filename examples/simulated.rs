@@ -11,7 +11,7 @@ use std::path::Path;
 
 use clap::{Parser, ValueEnum};
 use scalebio::burn::tensor::Device;
-use scalebio::methods::{F2sa, Method, Progress, Soba};
+use scalebio::methods::{Bda, Bome, F2sa, Method, NoU, Progress, Sama, Soba};
 use scalebio::problems::{Quadratics, Simulated, Vector};
 use scalebio::{ScaleBio, Update};
 
@@ -52,6 +52,10 @@ enum Name {
     PenaltyConstAlpha100,
     F2sa,
     Soba,
+    Bome,
+    Sama,
+    NoU,
+    Bda,
 }
 
 type Boxed = Box<dyn Method<Quadratics, Quadratics, Vector, Vector>>;
@@ -70,6 +74,24 @@ impl Arguments {
                     .inner_steps(self.inner_steps)
                     .growth(self.growth, 1.0 / 7.0);
                 Box::new(method.penalty(self.alpha.unwrap_or(1.0)))
+            }
+            Name::Bome => Box::new(Bome::new(
+                self.sgd(self.lr_x, 0.1),
+                self.sgd(self.lr_w, 0.1),
+            )),
+            Name::Sama => Box::new(Sama::new(
+                self.sgd(self.lr_x, 0.1),
+                self.sgd(self.lr_w, 0.5),
+            )),
+            Name::NoU => {
+                let lower = self.sgd(self.lr_w, 0.5);
+                let share = 1.0 / (1.0 + self.alpha.unwrap_or(9.0));
+                Box::new(NoU::new(self.sgd(self.lr_x, 0.01), lower).share(share))
+            }
+            Name::Bda => {
+                let lower = self.sgd(self.lr_w, 0.5);
+                let auxiliary = Update::sgd(self.lr_u.unwrap_or(0.5));
+                Box::new(Bda::new(self.sgd(self.lr_x, 0.1), lower).auxiliary(auxiliary))
             }
             Name::Soba => Box::new(Soba::new(
                 self.sgd(self.lr_x, 0.1).power(0.5),

@@ -29,12 +29,9 @@ where
     X: Module,
     W: Module,
 {
-    let length = dot(w, v, v).sqrt();
-    if length == 0.0 {
+    let Some(e) = reach(w, v) else {
         return Ok(Gradients::default());
-    }
-    let (size, precision) = size_and_precision(w);
-    let e = precision.cbrt() * size.max(1.0) / length;
+    };
     let plus = oracle.g(x, &shifted(w, e, v))?;
     let minus = oracle.g(x, &shifted(w, -e, v))?;
     let half = 0.5 / e;
@@ -43,6 +40,38 @@ where
         of_lower: linear(w, &[(half, &plus.of_lower), (-half, &minus.of_lower)]),
         ..Gradients::default()
     })
+}
+
+/// `H_xw v` alone: no gradient in `w` outlives its difference.
+pub(super) fn cross<F, G, X, W>(
+    oracle: &Oracle<F, G, X, W>,
+    x: &X,
+    w: &W,
+    v: &GradientsParams,
+) -> Result<GradientsParams>
+where
+    F: UpperObjective<X, W>,
+    G: LowerObjective<X, W>,
+    X: Module,
+    W: Module,
+{
+    let Some(e) = reach(w, v) else {
+        return Ok(GradientsParams::new());
+    };
+    let plus = oracle.g(x, &shifted(w, e, v))?.of_upper;
+    let minus = oracle.g(x, &shifted(w, -e, v))?.of_upper;
+    let half = 0.5 / e;
+    Ok(linear(x, &[(half, &plus), (-half, &minus)]))
+}
+
+/// The factor `e` of a difference along `v`; `None` if `v` is zero.
+fn reach<W: Module>(w: &W, v: &GradientsParams) -> Option<f64> {
+    let length = dot(w, v, v).sqrt();
+    if length == 0.0 {
+        return None;
+    }
+    let (size, precision) = size_and_precision(w);
+    Some(precision.cbrt() * size.max(1.0) / length)
 }
 
 /// Euclidean norm of a module's float parameters, and the precision of the coarsest of them.

@@ -2,8 +2,8 @@
 
 use burn::module::Module;
 
+use super::gap::{Directions, Weights, directions};
 use super::oracle::Oracle;
-use super::penalized::{Penalized, Weights, penalized};
 use super::progress::{Rule, iterate};
 use super::{Method, Progress};
 use crate::solver::{PerVariable, Schedule, Step, Update, Variable, auxiliary_of};
@@ -206,7 +206,7 @@ where
 
 impl<X: Module, W: Module> F2saRule<X, W> {
     /// Draws, and computes the directions of step `k` where the variables stand.
-    fn directions<F, G>(&self, k: usize, oracle: &mut Oracle<F, G, X, W>) -> Result<Penalized>
+    fn directions<F, G>(&self, k: usize, oracle: &mut Oracle<F, G, X, W>) -> Result<Directions>
     where
         F: UpperObjective<X, W>,
         G: LowerObjective<X, W>,
@@ -227,7 +227,7 @@ impl<X: Module, W: Module> F2saRule<X, W> {
             gap: self.penalty,
         };
         let at = (self.x.module(), self.w.module(), self.u.module());
-        penalized(oracle, at, &weights, step)
+        directions(oracle, at, &weights, step)
     }
 }
 
@@ -238,13 +238,13 @@ impl<X: Module, W: Module> Rule<X, W> for F2saRule<X, W> {
         G: LowerObjective<X, W>,
     {
         for _ in 0..self.method.inner_steps {
-            let Penalized {
+            let Directions {
                 step, of_w, of_u, ..
             } = self.directions(k, oracle)?;
             self.w.step(step.rates.lower, of_w);
             self.u.step(step.rates.auxiliary, of_u);
         }
-        let Penalized { step, of_x, .. } = self.directions(k, oracle)?;
+        let Directions { step, of_x, .. } = self.directions(k, oracle)?;
         self.x.step(step.rates.upper, of_x);
         let exponent = self.method.exponent;
         self.penalty += self.method.growth * Schedule::Power { exponent }.factor(k);

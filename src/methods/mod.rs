@@ -5,6 +5,10 @@
 //! |---|---|---|---|
 //! | [`ScaleBio`] | `u` | 3 | the default: any scale, any optimizer, LISA |
 //! | [`F2sa`] | `u` | 3 an inner step, 3 more | rates that a theorem promises, with noise too |
+//! | [`Bome`] | `u`, during a step | 1 an inner step, 2 more | no penalty to choose |
+//! | [`Sama`] | `v`, during a step | 4 | language models where there is memory for one model |
+//! | [`NoU`] | - | 2 | models that can fit all their data; biased elsewhere |
+//! | [`Bda`] | `u` | 3 | lower objectives with many minimizers |
 //! | [`Soba`] | `v` | 4 | smooth problems, where the exact hypergradient matters; no penalty to choose |
 //!
 //! Second-order products are central differences of gradients (Burn has first derivatives only), so every method
@@ -39,12 +43,17 @@
 //! # Ok::<(), scalebio::Error>(())
 //! ```
 
+mod bda;
+mod bome;
 mod differences;
 mod f2sa;
+mod gap;
+mod no_u;
 mod oracle;
-mod penalized;
 mod progress;
+mod sama;
 mod soba;
+mod training;
 mod vector;
 
 use burn::module::Module;
@@ -52,7 +61,11 @@ use burn::module::Module;
 use crate::{Bilevel, LowerObjective, Result, UpperObjective};
 use crate::{Run, ScaleBio, Step};
 
+pub use bda::Bda;
+pub use bome::Bome;
 pub use f2sa::F2sa;
+pub use no_u::NoU;
+pub use sama::Sama;
 pub use soba::Soba;
 
 /// A bilevel method as a value: its hyper-parameters.

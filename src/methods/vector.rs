@@ -22,7 +22,11 @@ impl ModuleMapper for Shift<'_> {
         let moved = match self.direction.get::<D>(id).filter(|_| require_grad) {
             // A leaf of its own also where it does not move: the original must not get a share of the gradients.
             None => value.detach(),
-            Some(by) => Tensor::from_inner(value.inner() + by.mul_scalar(self.factor)),
+            Some(by) => {
+                let dtype = value.dtype(); // a vector may be wider than a parameter in half precision
+                let moved = value.inner().cast(by.dtype()) + by.mul_scalar(self.factor);
+                Tensor::from_inner(moved.cast(dtype))
+            }
         };
         Param::from_mapped_value(id, moved.set_require_grad(require_grad), mapper)
     }

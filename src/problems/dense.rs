@@ -2,12 +2,12 @@
 
 /// A matrix by rows.
 #[derive(Clone, Debug)]
-pub(super) struct Matrix {
+pub(super) struct Dense {
     pub columns: usize,
     pub values: Vec<f64>,
 }
 
-impl Matrix {
+impl Dense {
     pub fn new(columns: usize, values: Vec<f64>) -> Self {
         Self { columns, values }
     }

@@ -4,7 +4,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::Vector;
-use super::dense::Matrix;
+use super::dense::Dense;
 use super::simulated::Mean;
 use crate::{Error, Gradients, LowerObjective, Minibatches, Result, Slot, UpperObjective};
 
@@ -42,7 +42,7 @@ enum Form {
 
 impl Quadratics {
     pub(super) fn whole(mean: &Mean, device: &Device) -> Self {
-        let column = |values: &[f64]| tensor(&Matrix::new(1, values.to_vec()), device);
+        let column = |values: &[f64]| tensor(&Dense::new(1, values.to_vec()), device);
         Self(Source::Whole(QuadraticBatch {
             form: Form::Mean([&mean.a, &mean.b, &mean.c].map(|m| tensor(m, device))),
             linear: [column(&mean.m), column(&mean.l)],
@@ -50,7 +50,7 @@ impl Quadratics {
         }))
     }
 
-    pub(super) fn drawn(rows: &[Matrix; 6], batches: Minibatches, device: &Device) -> Result<Self> {
+    pub(super) fn drawn(rows: &[Dense; 6], batches: Minibatches, device: &Device) -> Result<Self> {
         batches.batches()?;
         let samples = rows[0].rows().count();
         if batches.samples() != samples {
@@ -189,7 +189,7 @@ impl LowerObjective<Vector, Vector> for Quadratics {
     }
 }
 
-fn tensor(matrix: &Matrix, device: &Device) -> Tensor<2> {
+fn tensor(matrix: &Dense, device: &Device) -> Tensor<2> {
     let shape = [matrix.values.len() / matrix.columns.max(1), matrix.columns];
     let data = TensorData::new(matrix.values.clone(), shape);
     Tensor::from_data(data, (&device.clone().inner(), DType::F64))

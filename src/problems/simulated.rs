@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 
 use super::Vector;
-use super::dense::{Matrix, dot, sum};
+use super::dense::{Dense, dot, sum};
 use super::quadratics::Quadratics;
 use crate::{Bilevel, Error, Minibatches, Result};
 
@@ -37,7 +37,7 @@ pub struct Simulated {
     lower: Factors,
     upper: Factors,
     /// `J'`, one row an upper coordinate: row `j` is the derivative of `z*` in `x_j`.
-    jacobian: Matrix,
+    jacobian: Dense,
     /// `z*(0)`.
     at_zero: Vec<f64>,
     solution: Vec<f64>,
@@ -86,15 +86,14 @@ impl Simulated {
         let not_convex = |what| {
             format!("{what} is singular; there must be at least as many samples as variables")
         };
-        let negated = |matrix: Matrix| {
-            Matrix::new(matrix.columns, matrix.values.iter().map(|v| -v).collect())
-        };
-        let solve = |right: &Matrix| {
+        let negated =
+            |matrix: Dense| Dense::new(matrix.columns, matrix.values.iter().map(|v| -v).collect());
+        let solve = |right: &Dense| {
             let solved = g.a.solve(right).map(negated);
             solved.ok_or_else(|| not_convex("the Hessian of the lower objective in z"))
         };
         let jacobian = solve(&g.c)?;
-        let at_zero = solve(&Matrix::new(g.l.len(), g.l.clone()))?.values;
+        let at_zero = solve(&Dense::new(g.l.len(), g.l.clone()))?.values;
         let mut simulated = Self {
             jacobian,
             at_zero,
@@ -112,7 +111,7 @@ impl Simulated {
             unit[j] = 1.0;
             hessian.extend(sum(&simulated.slope(&unit), -1.0, &at_zero));
         }
-        let step = Matrix::new(zero.len(), hessian).solve(&Matrix::new(zero.len(), at_zero));
+        let step = Dense::new(zero.len(), hessian).solve(&Dense::new(zero.len(), at_zero));
         let step = step.ok_or_else(|| not_convex("the Hessian of h in x"))?;
         simulated.solution = sum(&zero, -1.0, &step.values);
         simulated.optimum = simulated.value(&simulated.solution);
@@ -233,16 +232,16 @@ impl Simulated {
 #[derive(Clone, Debug)]
 struct Factors {
     /// `a`, `b`, `c`, `d`, `l`, `m`, one row a sample.
-    rows: [Matrix; 6],
+    rows: [Dense; 6],
     mean: Mean,
 }
 
 /// `1/2 z'Az + 1/2 x'Bx + x'Cz + l.z + m.x`.
 #[derive(Clone, Debug)]
 pub(super) struct Mean {
-    pub a: Matrix,
-    pub b: Matrix,
-    pub c: Matrix,
+    pub a: Dense,
+    pub b: Dense,
+    pub c: Dense,
     pub l: Vec<f64>,
     pub m: Vec<f64>,
 }
@@ -258,7 +257,7 @@ impl Factors {
             read("li")?,
             read("lo")?,
         ];
-        let count = |m: &Matrix| m.values.len() / m.columns;
+        let count = |m: &Dense| m.values.len() / m.columns;
         // Columns of z: a, d, l. Columns of x: b, c, m.
         for (matrix, like) in [(3, 0), (4, 0), (2, 1), (5, 1)] {
             if rows[matrix].columns != rows[like].columns {
@@ -289,7 +288,7 @@ impl Factors {
 }
 
 /// A float32 tensor `[samples, variables]`, neither of them 0.
-fn matrix(file: &SafeTensors, name: &str) -> std::result::Result<Matrix, String> {
+fn matrix(file: &SafeTensors, name: &str) -> std::result::Result<Dense, String> {
     let tensor = file.tensor(name).map_err(|error| error.to_string())?;
     let (shape, dtype) = (tensor.shape(), tensor.dtype());
     if dtype != safetensors::Dtype::F32 || shape.len() != 2 || shape.contains(&0) {
@@ -301,7 +300,7 @@ fn matrix(file: &SafeTensors, name: &str) -> std::result::Result<Matrix, String>
     let values: Vec<f64> = tensor.data().chunks_exact(4).map(value).collect();
     match values.iter().find(|v| !v.is_finite()) {
         Some(value) => Err(format!("tensor `{name}` holds {value}")),
-        None => Ok(Matrix::new(shape[1], values)),
+        None => Ok(Dense::new(shape[1], values)),
     }
 }
 

@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor};
 
-use crate::{Gradients, Result};
+use crate::{Error, Gradients, Result};
 
 /// Loss and gradients of a draw: the sum over its micro-batches.
 pub(crate) fn total<X: Module, W: Module, B>(
@@ -105,6 +105,19 @@ impl ModuleVisitor for Norm<'_> {
             let dtype = self.squares.first().map_or(square.dtype(), Tensor::dtype);
             self.squares.push(square.cast(dtype));
         }
+    }
+}
+
+/// An error for a limit of [`clip`] that cannot work.
+pub(crate) fn check_limit(limit: Option<f64>) -> Result<()> {
+    match limit {
+        Some(norm) if !(norm > 0.0 && norm.is_finite()) => Err(Error::setting(
+            "clip",
+            norm,
+            "a finite norm greater than 0",
+            "leave it out for no clipping; the paper uses 1",
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod gradients;
 mod optimizer;
 mod penalty;
+mod precondition;
 mod run;
 mod scalebio;
 mod schedule;

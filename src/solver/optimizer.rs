@@ -34,6 +34,11 @@ impl Optimizer {
         })
     }
 
+    /// What the optimizer remembers of a parameter.
+    pub fn moments(&self, id: &ParamId) -> Option<&DynState> {
+        self.moments.get(id)
+    }
+
     /// Forgets the moments of all parameters but those for which `keep` holds.
     pub fn retain(&mut self, keep: impl Fn(&ParamId) -> bool) {
         self.moments.retain(|id, _| keep(id));

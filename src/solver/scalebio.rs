@@ -2,11 +2,12 @@
 
 use burn::module::Module;
 
+use super::gradients::check_limit;
 use super::penalty::Penalty;
 use super::run::{Run, Solution};
 use super::update::Update;
 use crate::sampler::{AllLayers, LayerSampler};
-use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
+use crate::{Bilevel, LowerObjective, Result, UpperObjective};
 
 /// What happens to the optimizer's moments of a block that is frozen again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -170,15 +171,7 @@ impl ScaleBio {
             .validate("update of the auxiliary variable")?;
         self.penalty.validate()?;
         self.layers.validate()?;
-        match self.clip {
-            Some(norm) if !(norm > 0.0 && norm.is_finite()) => Err(Error::setting(
-                "clip",
-                norm,
-                "a finite norm greater than 0",
-                "leave it out for no clipping; the paper uses 1",
-            )),
-            _ => Ok(()),
-        }
+        check_limit(self.clip)
     }
 }
 

@@ -37,9 +37,9 @@ enum Rule {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Adam {
-    betas: (f32, f32),
-    epsilon: f32,
+pub(super) struct Adam {
+    pub(super) betas: (f32, f32),
+    pub(super) epsilon: f32,
     weight_decay: f32,
 }
 
@@ -173,6 +173,15 @@ impl Update {
             adam.validate(name)?;
         }
         self.schedule.validate()
+    }
+
+    /// The settings of Adam or AdamW, and whether it is AdamW.
+    pub(super) fn adam_family(&self) -> Option<(Adam, bool)> {
+        match self.rule {
+            Rule::Adam(adam) => Some((adam, false)),
+            Rule::AdamW(adam) => Some((adam, true)),
+            Rule::Sgd | Rule::Other(_) => None,
+        }
     }
 
     pub(super) fn rule(&self) -> Arc<dyn DynOptimizer> {

@@ -7,6 +7,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
 use super::optimizer::Optimizer;
+use super::precondition::precondition;
 use super::update::Update;
 use crate::{Error, Result};
 
@@ -91,6 +92,17 @@ impl<M: Module> Variable<M> {
             let active = activation.active;
             self.optimizer.retain(|id| active.contains(id));
         }
+    }
+
+    /// `v`, multiplied by the slope of Adam's update in its gradient if `update`, which moves this variable, is Adam;
+    /// `gradient` is that of the step to come.
+    pub fn precondition(
+        &self,
+        update: &Update,
+        gradient: &GradientsParams,
+        v: GradientsParams,
+    ) -> GradientsParams {
+        precondition(self.module(), update, &self.optimizer, gradient, v)
     }
 
     /// Bytes of the optimizer's moments.

@@ -66,7 +66,7 @@ fn dependencies_point_down_only() {
             [
                 &errors[..],
                 &problem,
-                &["solver", "Run", "ScaleBio", "Step"],
+                &["sampler", "solver", "Run", "ScaleBio", "Step"],
             ]
             .concat(),
         ),

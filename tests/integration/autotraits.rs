@@ -1,5 +1,6 @@
 //! What is public can be sent to another thread, and shared with one where it has no tape or sampler.
 
+use scalebio::methods;
 use scalebio::reweight::{
     Draws, Pick, Sampling, SourceWeights, Validation, WeightedBatch, WeightedSources,
 };
@@ -24,12 +25,19 @@ fn public_types_are_send_and_where_possible_sync() {
     send::<Run<Objective, Objective, Vector, Vector>>();
     send::<ScaleBio>();
 
+    send::<methods::NoU>();
+    send::<methods::Sama>();
+
     send_and_sync::<ActiveLayers>();
     send_and_sync::<AllLayers>();
     send_and_sync::<Bilevel<Objective, Objective>>();
     send_and_sync::<Draws<Points>>();
     send_and_sync::<Error>();
     send_and_sync::<Lisa>();
+    send_and_sync::<methods::Bda>();
+    send_and_sync::<methods::Bome>();
+    send_and_sync::<methods::F2sa>();
+    send_and_sync::<methods::Soba>();
     send_and_sync::<Moments>();
     send_and_sync::<Penalty>();
     send_and_sync::<PerVariable>();

@@ -4,7 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use scalebio::problems::Images;
 use scalebio::train::{Status, WeightsReport};
+
+use crate::problems_readers::write_folder;
 
 /// `cargo test` builds the examples beside this binary's folder.
 pub(crate) fn example(name: &str, arguments: &[&str]) -> Output {
@@ -349,4 +352,58 @@ fn quality_data_of_the_authors_prefer_gpt4() {
         &[&arguments[..], &more].concat(),
     );
     assert!(weight(&report, "gpt4_alpaca") >= 0.55, "{text}");
+}
+
+/// Data cleaning on a small folder of images: the learned weights find the wrong labels and help the classifier; both
+/// protocols and minibatches run; a folder without images is an error that names the missing file.
+#[test]
+fn hyper_cleaning_finds_wrong_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let sets = [Images::synthetic(10_000, 1), Images::synthetic(300, 2)];
+    write_folder(folder.path(), sets.each_ref(), 12);
+    let data = folder.path().to_str().unwrap();
+    let run = |arguments: &[&str]| example("hyper_cleaning", arguments);
+    let text = printed(&run(&[
+        "--data", data, "--steps", "60", "--batch", "500", "--seed", "3",
+    ]));
+    assert!(text.starts_with("5000 training images"), "{text}");
+    let error = |name: &str| -> f64 {
+        let line = text.lines().find(|line| line.contains(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let [uniform, right, learned] = ["uniform", "right labels only", "learned weights"].map(error);
+    assert!(right < uniform && learned < uniform, "{text}");
+
+    // Without arguments the images are the program's own; half of 500 labels are replaced.
+    let text = printed(&run(&["--steps", "200"]));
+    let scores = text.lines().last().unwrap().split_whitespace();
+    let scores: Vec<f64> = scores.filter_map(|word| word.parse().ok()).collect();
+    assert!(
+        scores.len() == 2 && scores[0] > 0.85 && scores[1] > 0.85,
+        "{text}"
+    );
+    let text = printed(&run(&[
+        "--steps",
+        "2",
+        "--protocol",
+        "benchopt",
+        "--corruption",
+        "0",
+        "--alpha",
+        "2",
+        "--lr-upper",
+        "0.1",
+        "--lr-lower",
+        "0.1",
+        "--device",
+        "ndarray",
+    ]));
+    assert!(text.contains("500 labels kept, 500 right"), "{text}");
+
+    let output = run(&["--data", "src"]);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && message.contains("train-images-idx3-ubyte"),
+        "{message}"
+    );
 }

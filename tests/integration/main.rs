@@ -10,9 +10,13 @@ mod device;
 mod downstream;
 mod failures;
 mod layers;
+mod methods_points;
+mod methods_promises;
 mod minibatches;
 mod moments;
 mod problems;
+mod problems_classifiers;
+mod problems_readers;
 mod properties;
 mod reweighting;
 mod settings;
@@ -45,6 +49,8 @@ mod gpt2;
 mod gpu;
 #[cfg(feature = "llm")]
 mod lisa_gpt2;
+#[cfg(feature = "llm")]
+mod methods_golden;
 #[cfg(feature = "llm")]
 mod pretrained;
 #[cfg(feature = "llm")]

@@ -19,7 +19,7 @@ pub(super) struct Weights {
 }
 
 /// Directions for the three variables, and the step that reports them.
-pub(super) struct Penalized {
+pub(super) struct Directions {
     pub step: Step,
     pub of_x: GradientsParams,
     pub of_w: GradientsParams,
@@ -35,12 +35,12 @@ pub(super) struct Penalized {
 /// ```
 ///
 /// `step` comes with its index, penalty and rates.
-pub(super) fn penalized<F, G, X, W>(
+pub(super) fn directions<F, G, X, W>(
     oracle: &Oracle<F, G, X, W>,
     (x, w, u): (&X, &W, &W),
     weights: &Weights,
     step: Step,
-) -> Result<Penalized>
+) -> Result<Directions>
 where
     F: UpperObjective<X, W>,
     G: LowerObjective<X, W>,
@@ -74,7 +74,7 @@ where
         ..step
     };
     step.check_finite()?;
-    Ok(Penalized {
+    Ok(Directions {
         step,
         of_x,
         of_w,
