@@ -57,6 +57,23 @@ pub enum Error {
         variable: &'static str,
     },
 
+    /// The lower problem could not be solved to the last digits, as a check against differences needs it.
+    #[error(
+        "the lower problem is not solved after up to {steps} Newton steps: the last one was {length:.1e} long, but must \
+         be at most {allowed:.1e} (gradient norm {gradient:.1e}); start nearer to its solution, and see that it is \
+         strongly convex there, smooth, and computed in float64"
+    )]
+    NotSolved {
+        /// Newton steps at most.
+        steps: usize,
+        /// Length of the last Newton step.
+        length: f64,
+        /// Length of a Newton step at which it counts as solved.
+        allowed: f64,
+        /// Norm of the gradient where it ended.
+        gradient: f64,
+    },
+
     /// A loss does not depend on any trainable parameter, so that it cannot be differentiated.
     #[error(
         "a loss has no gradient: it depends on no parameter that requires one; \

@@ -75,7 +75,7 @@ fn reach<W: Module>(w: &W, v: &GradientsParams) -> Option<f64> {
 }
 
 /// Euclidean norm of a module's float parameters, and the precision of the coarsest of them.
-fn size_and_precision<M: Module>(module: &M) -> (f64, f64) {
+pub(super) fn size_and_precision<M: Module>(module: &M) -> (f64, f64) {
     struct Size {
         square: f64,
         precision: f64,

@@ -5,11 +5,13 @@
 //! |---|---|---|---|
 //! | [`ScaleBio`] | `u` | 3 | the default: any scale, any optimizer, LISA |
 //! | [`F2sa`] | `u` | 3 an inner step, 3 more | rates that a theorem promises, with noise too |
+//! | [`Penalized`] | `u`, [`Estimator`] | 3 | finite sums with variance reduction, Polyak's steps |
 //! | [`Bome`] | `u`, during a step | 1 an inner step, 2 more | no penalty to choose |
 //! | [`Sama`] | `v`, during a step | 4 | language models where there is memory for one model |
 //! | [`NoU`] | - | 2 | models that can fit all their data; biased elsewhere |
 //! | [`Bda`] | `u` | 3 | lower objectives with many minimizers |
-//! | [`Soba`] | `v` | 4 | smooth problems, where the exact hypergradient matters; no penalty to choose |
+//! | [`Soba`] | `v`, [`Estimator`] | 4 | smooth problems, where the exact hypergradient matters; no penalty to choose |
+//! | [`ZerothOrder`] | `u`, one copy | 3, in `x` alone | no memory for a tape, no gradient of `w` |
 //!
 //! Second-order products are central differences of gradients (Burn has first derivatives only), so every method
 //! needs nothing but the two objective traits.
@@ -45,16 +47,24 @@
 
 mod bda;
 mod bome;
+mod check;
 mod differences;
+mod estimator;
 mod f2sa;
+mod flat;
 mod gap;
+mod joint;
+mod newton;
 mod no_u;
 mod oracle;
+mod penalized;
+mod polyak;
 mod progress;
 mod sama;
 mod soba;
 mod training;
 mod vector;
+mod zeroth_order;
 
 use burn::module::Module;
 
@@ -63,10 +73,15 @@ use crate::{Run, ScaleBio, Step};
 
 pub use bda::Bda;
 pub use bome::Bome;
+pub use check::{Comparison, HypergradientCheck, HypergradientReport, check_hypergradient};
+pub use estimator::Estimator;
 pub use f2sa::F2sa;
 pub use no_u::NoU;
+pub use penalized::Penalized;
+pub use polyak::Polyak;
 pub use sama::Sama;
 pub use soba::Soba;
+pub use zeroth_order::ZerothOrder;
 
 /// A bilevel method as a value: its hyper-parameters.
 pub trait Method<F, G, X, W>

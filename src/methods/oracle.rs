@@ -3,9 +3,10 @@
 use std::cell::Cell;
 
 use burn::module::Module;
+use burn::tensor::Tensor;
 
 use crate::solver::gradients::total;
-use crate::{Bilevel, Error, Gradients, LowerObjective, Result, UpperObjective};
+use crate::{Bilevel, Error, Gradients, LowerObjective, Result, Slot, UpperObjective};
 
 /// Draws of both objectives, and gradients on them.
 pub(super) struct Oracle<F, G, X, W>
@@ -63,6 +64,36 @@ where
         self.calls.set(self.calls.get() + 1);
         let g = &self.problem.lower;
         total(&self.lower_draw, x, w, |batch| g.gradients(x, w, batch))
+    }
+
+    /// Loss of `F` at `(x, w)` on the draw.
+    pub fn f_loss(&self, x: &X, w: &W) -> f64 {
+        let f = &self.problem.upper;
+        let losses = self.upper_draw.iter().map(|batch| f.loss(x, w, batch));
+        losses.map(Tensor::into_scalar::<f64>).sum()
+    }
+
+    /// Loss of `G` at `(x, w)` on the draw.
+    pub fn g_loss(&self, x: &X, w: &W) -> f64 {
+        let g = &self.problem.lower;
+        let losses = self.lower_draw.iter().map(|batch| g.loss(x, w, batch));
+        losses.map(Tensor::into_scalar::<f64>).sum()
+    }
+
+    /// Which term of a finite sum the draw of `F` is, if it is one.
+    pub fn upper_slot(&self) -> Option<Slot> {
+        match self.upper_draw.as_slice() {
+            [batch] => self.problem.upper.slot(batch),
+            _ => None,
+        }
+    }
+
+    /// Which term of a finite sum the draw of `G` is, if it is one.
+    pub fn lower_slot(&self) -> Option<Slot> {
+        match self.lower_draw.as_slice() {
+            [batch] => self.problem.lower.slot(batch),
+            _ => None,
+        }
     }
 
     /// Number of gradients since the last call of this.

@@ -3,12 +3,12 @@
 use burn::module::Module;
 
 use super::differences::second_order;
+use super::joint::{Direction, Directions, Joint, Parts, Point, Settings};
 use super::oracle::Oracle;
-use super::progress::{Rule, iterate};
+use super::progress::iterate;
 use super::vector::{linear, values, zeros};
-use super::{Method, Progress};
-use crate::solver::gradients::global_norm;
-use crate::solver::{PerVariable, Step, Update, Variable};
+use super::{Estimator, Method, Polyak, Progress};
+use crate::solver::{PerVariable, Step, Update};
 use crate::{Bilevel, LowerObjective, Result, UpperObjective};
 
 /// SOBA: `w` descends `G`, a vector `v` follows the solution of `H_ww v = grad_w F`, and `x` descends the hypergradient
@@ -26,42 +26,50 @@ use crate::{Bilevel, LowerObjective, Result, UpperObjective};
 /// When to use it: smooth, strongly convex lower problems, where the exact answer is wanted. Not for networks whose
 /// Hessian is indefinite: `v` then diverges.
 ///
-/// Memory: `w` and `v`. Gradients a step: 4.
+/// On finite sums with [`Estimator::Saga`] (then the method is SABA) it converges at constant steps as it does without
+/// noise.
+///
+/// Memory: `w` and `v`, and the estimator's. Gradients a step: 4 (with STORM 8).
 ///
 /// # Reference
 ///
 /// Dagréou et al., *A framework for bilevel optimization that enables stochastic and global variance reduction algorithms*,
-/// NeurIPS 2022, arXiv 2201.13409, algorithm 1. The paper uses Hessian-vector products.
+/// NeurIPS 2022, arXiv 2201.13409, algorithm 1 (SABA: algorithm 2). The paper uses Hessian-vector products.
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct Soba {
-    upper: Update,
-    lower: Update,
-    system: Update,
-}
+pub struct Soba(Settings);
 
 impl Soba {
-    /// The method with update rules for `x` and for `w`. Default: `v` updates as `w` does.
+    /// The method with update rules for `x` and for `w`.
+    ///
+    /// Defaults: `v` updates as `w` does, [`Estimator::Plain`], no Polyak steps.
     pub fn new(upper: Update, lower: Update) -> Self {
-        Self {
+        Self(Settings {
             upper,
-            system: lower.clone(),
+            auxiliary: lower.clone(),
             lower,
-        }
+            estimator: Estimator::Plain,
+            polyak: None,
+        })
     }
 
     /// The update rule of `v`, which solves the linear system. Default: that of `w`.
     pub fn system(mut self, update: Update) -> Self {
-        self.system = update;
+        self.0.auxiliary = update;
         self
     }
-}
 
-struct SobaRule<X, W> {
-    method: Soba,
-    x: Variable<X>,
-    w: Variable<W>,
-    v: Variable<W>,
+    /// How directions are estimated from draws. Default: [`Estimator::Plain`].
+    pub fn estimator(mut self, estimator: Estimator) -> Self {
+        self.0.estimator = estimator;
+        self
+    }
+
+    /// Polyak's steps for `x` and `w`, the updates' rates being caps. Default: the updates' rates.
+    pub fn polyak(mut self, polyak: Polyak) -> Self {
+        self.0.polyak = Some(polyak);
+        self
+    }
 }
 
 impl<F, G, X, W> Method<F, G, X, W> for Soba
@@ -81,63 +89,48 @@ where
         upper: X,
         lower: W,
     ) -> Result<Box<dyn Progress<X, W>>> {
-        self.system.validate("update of the linear system")?;
         let v = zeros(&lower);
-        let rule = SobaRule {
-            x: Variable::upper(upper, &self.upper)?,
-            w: Variable::lower(lower, &self.lower)?,
-            v: Variable::new(v, &self.system, "lower variable")?,
-            method: *self,
-        };
+        let rule = Joint::new(BySystem, self.0, upper, lower, v)?;
         Ok(iterate(problem, rule))
     }
 }
 
-impl<X: Module, W: Module> Rule<X, W> for SobaRule<X, W> {
-    fn step<F, G>(&mut self, k: usize, oracle: &mut Oracle<F, G, X, W>) -> Result<Step>
+struct BySystem;
+
+impl<X: Module, W: Module> Directions<X, W> for BySystem {
+    fn at<F, G>(
+        &self,
+        k: usize,
+        point: Point<'_, X, W>,
+        oracle: &Oracle<F, G, X, W>,
+    ) -> Result<Parts>
     where
         F: UpperObjective<X, W>,
         G: LowerObjective<X, W>,
     {
-        oracle.draw(k)?;
-        let (x, w) = (self.x.module(), self.w.module());
-        let v = values(self.v.module());
-        let f = oracle.f(x, w)?;
-        let g = oracle.g(x, w)?;
-        let product = second_order(oracle, x, w, &v)?;
-
-        let of_w = g.of_lower;
-        let of_v = linear(w, &[(1.0, &product.of_lower), (-1.0, &f.of_lower)]);
-        let of_x = linear(x, &[(1.0, &f.of_upper), (-1.0, &product.of_upper)]);
-        let step = Step {
-            rates: PerVariable {
-                upper: self.method.upper.rate_at(k),
-                lower: self.method.lower.rate_at(k),
-                auxiliary: self.method.system.rate_at(k),
-            },
-            gradient_norms: PerVariable {
-                upper: global_norm(x, &of_x),
-                lower: global_norm(w, &of_w),
-                auxiliary: global_norm(w, &of_v),
-            },
-            upper_loss: f.loss,
-            lower_loss: g.loss,
-            upper_parts: f.parts,
-            lower_parts: g.parts,
-            ..Step::at(k)
+        let Point { x, w, auxiliary: v } = point;
+        let mut f = oracle.f(x, w)?;
+        let mut g = oracle.g(x, w)?;
+        let product = second_order(oracle, x, w, &values(v))?;
+        let step = Parts::losses(k, &mut f, &mut g);
+        let of_g = Direction {
+            x: linear(x, &[(-1.0, &product.of_upper)]),
+            w: g.of_lower,
+            auxiliary: product.of_lower,
         };
-        step.check_finite()?;
-        self.w.step(step.rates.lower, of_w);
-        self.v.step(step.rates.auxiliary, of_v);
-        self.x.step(step.rates.upper, of_x);
-        Ok(step)
+        let of_f = Direction {
+            x: f.of_upper,
+            auxiliary: linear(w, &[(-1.0, &f.of_lower)]),
+            ..Direction::default()
+        };
+        Ok(Parts { of_g, of_f, step })
     }
 
-    fn upper(&self) -> &X {
-        self.x.module()
-    }
-
-    fn lower(&self) -> &W {
-        self.w.module()
+    fn excess(&self, step: &Step, polyak: &Polyak) -> PerVariable {
+        PerVariable {
+            upper: polyak.above_upper(step.upper_loss),
+            lower: polyak.above_lower(step.lower_loss),
+            auxiliary: f64::INFINITY,
+        }
     }
 }
