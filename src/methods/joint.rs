@@ -96,7 +96,8 @@ pub(super) trait Directions<X: Module, W: Module> {
         F: UpperObjective<X, W>,
         G: LowerObjective<X, W>;
 
-    /// How far the function that each variable descends is above its lowest value. Infinite where it has none.
+    /// How far the function is above its lowest value whose gradient is `of_g`, for `w` and the auxiliary variable
+    /// (infinite where it has none), and `F` for `x`.
     fn excess(&self, step: &Step, polyak: &Polyak) -> PerVariable;
 }
 
@@ -148,6 +149,11 @@ where
         };
         let parts = self.directions.at(k, point, oracle)?;
         let mut step = parts.step;
+        // Loss and gradient of one draw: what the estimator has of former draws fits no loss that is known.
+        let drawn_norms = self.settings.polyak.map(|_| {
+            let of_g = &parts.of_g;
+            [global_norm(point.w, &of_g.w), global_norm(point.auxiliary, &of_g.auxiliary)]
+        });
         let drawn = (parts.of_g, parts.of_f);
         let again = |point: Point<'_, X, W>| self.directions.at(k, point, oracle);
         let direction = self.memory.estimate(point, drawn, oracle, again)?;
@@ -162,9 +168,10 @@ where
             lower: self.settings.lower.rate_at(k),
             auxiliary: self.settings.auxiliary.rate_at(k),
         };
-        if let Some(polyak) = &self.settings.polyak {
+        if let (Some(polyak), Some([lower, auxiliary])) = (&self.settings.polyak, drawn_norms) {
+            let norms = PerVariable { upper: step.gradient_norms.upper, lower, auxiliary };
             let excess = self.directions.excess(&step, polyak);
-            step.rates = polyak.rates(excess, step.gradient_norms, step.rates);
+            step.rates = polyak.rates(excess, norms, step.rates);
         }
         self.w.step(step.rates.lower, direction.w);
         self.auxiliary

@@ -142,10 +142,10 @@ impl<X: Module, W: Module> Directions<X, W> for ByPenalty {
     }
 
     fn excess(&self, step: &Step, polyak: &Polyak) -> PerVariable {
-        let upper = polyak.above_upper(step.upper_loss);
         PerVariable {
-            upper,
-            lower: upper + self.alpha * polyak.above_lower(step.lower_loss),
+            upper: polyak.above_upper(step.upper_loss),
+            // Of alpha G alone, where the curvature is: F has no lowest value while x is not at its solution.
+            lower: self.alpha * polyak.above_lower(step.lower_loss),
             auxiliary: self.alpha * polyak.above_lower(step.auxiliary_loss()),
         }
     }

@@ -6,16 +6,17 @@ use crate::{Error, Result};
 /// Polyak's step sizes: the step length follows from how far a loss is above its lowest value.
 ///
 /// ```text
-/// rate = min{ (loss - lowest) / (factor |direction|^2), rate of the update and its schedule }
+/// rate = min{ (loss - lowest) / (factor |gradient|^2), rate of the update and its schedule }
 /// ```
 ///
-/// * `x`: `F(x, w)` above `lowest` of `F`, along the hypergradient.
-/// * `w`, and `u` of a penalty method: the function that it descends, above `lowest` of its parts.
+/// * `x`: `F(x, w)` and the hypergradient.
+/// * `w`, and `u` of a penalty method: `G` there and its gradient, divided by the penalty. (Not `F + alpha G`, whose
+///   lowest value changes with `x`; the curvature is that of `alpha G`.)
 /// * `v` of SOBA keeps its own rate: it descends no loss that is bounded below.
 ///
 /// When to use it: where the lowest losses are known (0 for models that can fit all their data), so that no learning rate
 /// must be found: the updates' rates are caps only. A `lowest` below the true one makes steps too long near the solution,
-/// and the cap then does the work. Use it with [`Update::sgd`](crate::Update::sgd): other optimizers rescale the
+/// where the caps then do the work. Use it with [`Update::sgd`](crate::Update::sgd): other optimizers rescale the
 /// direction.
 ///
 /// Memory and gradients: none; the losses are there anyway.

@@ -5,9 +5,11 @@
 mod algebra;
 mod architecture;
 mod autotraits;
+mod check_hypergradient;
 mod closed_forms;
 mod device;
 mod downstream;
+mod estimators;
 mod failures;
 mod layers;
 mod methods_points;
@@ -22,6 +24,7 @@ mod reweighting;
 mod settings;
 mod solver;
 mod theory;
+mod zeroth_order;
 mod zoo;
 
 #[cfg(feature = "llm")]

@@ -10,7 +10,6 @@ use scalebio::{Bilevel, LowerObjective, Result, Run, UpperObjective};
 pub type Vector = Param<Tensor<1>>;
 
 /// Says something about a test that passes: the test runner keeps what is printed to itself.
-#[cfg(feature = "llm")]
 #[allow(clippy::explicit_write)] // eprintln! is kept back too
 pub fn say(message: &str) {
     use std::io::Write;
