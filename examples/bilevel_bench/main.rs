@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Every method gets the same number of gradients. Prints where each ends, and writes to the folder `--out`:
-//! `results.csv` (a row a logged iteration), `methods.csv` (hyper-parameters) and `index.html`, one page with curves per
-//! iteration, per gradient and per second that needs nothing else to be read.
+//! `results.csv` (a row a logged iteration), `methods.csv` (hyper-parameters), a figure a problem, and `index.html`, one
+//! page with curves per iteration, per gradient and per second that needs nothing else to be read.
 
 mod methods;
 mod page;
@@ -60,13 +60,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         comparisons.push(comparison);
     }
     fs::create_dir_all(&arguments.out)?;
-    let files = [
-        ("results.csv", results_csv(&comparisons)),
-        ("methods.csv", methods_csv(&comparisons)),
-        ("index.html", page::html(&comparisons)?),
+    let mut files = vec![
+        ("results.csv".to_owned(), results_csv(&comparisons)),
+        ("methods.csv".to_owned(), methods_csv(&comparisons)),
+        ("index.html".to_owned(), page::html(&comparisons)?),
     ];
+    for comparison in &comparisons {
+        let figure = page::figure(comparison)?;
+        files.push((format!("{}.svg", comparison.problem), figure));
+    }
     for (name, text) in files {
-        let path = arguments.out.join(name);
+        let path = arguments.out.join(&name);
         fs::write(&path, text)?;
         println!("{}", path.display());
     }

@@ -90,17 +90,19 @@ where
 /// The theorem's schedule for the noise there is: see docs/theory.md.
 fn f2sa(scale: &Scale) -> F2sa {
     const LAST: f64 = 10.0;
-    let (slow, fast, first) = if scale.noisy {
-        (5.0 / 7.0, 4.0 / 7.0, LAST)
+    // Rates that fall may begin higher than those that stay.
+    let (slow, fast, first, higher) = if scale.noisy {
+        (5.0 / 7.0, 4.0 / 7.0, LAST, 6.0)
     } else {
-        (1.0 / 3.0, 0.0, 1.0)
+        (1.0 / 3.0, 0.0, 1.0, 1.0)
     };
     let growth = slow - fast;
+    let lower = (scale.lower * higher).min(0.5);
     F2sa::new(
-        Update::sgd(scale.upper).power(slow),
-        Update::sgd(scale.lower / LAST).power(slow),
+        Update::sgd(scale.upper * higher).power(slow),
+        Update::sgd(lower / LAST).power(slow),
     )
-    .auxiliary(Update::sgd(scale.lower).power(fast))
+    .auxiliary(Update::sgd(lower).power(fast))
     .inner_steps(1)
     .penalty(first)
     .growth(LAST * growth, 1.0 - growth)

@@ -44,33 +44,42 @@ pub fn html(comparisons: &[Comparison]) -> Result<String, Box<dyn Error>> {
     for comparison in comparisons {
         let title = escaped(&comparison.title());
         page += &format!("<h2>{title}</h2>\n<p>{}</p>\n", escaped(comparison.about));
-        for (label, of) in AXES {
-            let title = format!("{}, per {label}", comparison.problem);
-            let chart = Chart {
-                title: &title,
-                x: Axis {
-                    label,
-                    logarithmic: false,
-                },
-                y: Axis {
-                    label: "|grad h|^2",
-                    logarithmic: true,
-                },
-            };
-            let series: Vec<Series> = comparison
-                .traces
-                .iter()
-                .map(|trace| Series {
-                    name: trace.method.clone(),
-                    points: trace.points.iter().map(|p| (of(p), p.value)).collect(),
-                    reference: false,
-                })
-                .collect();
-            page += &chart.svg(&series)?;
+        for axis in AXES {
+            page += &chart(comparison, axis)?;
         }
         page += &table(comparison);
     }
     Ok(page + "</body>\n</html>\n")
+}
+
+/// Curves per gradient.
+pub fn figure(comparison: &Comparison) -> Result<String, Box<dyn Error>> {
+    chart(comparison, AXES[1])
+}
+
+fn chart(comparison: &Comparison, (label, of): X) -> Result<String, Box<dyn Error>> {
+    let title = format!(
+        "{}, per {}",
+        comparison.problem,
+        label.trim_end_matches('s')
+    );
+    let chart = Chart {
+        title: &title,
+        x: Axis {
+            label,
+            logarithmic: false,
+        },
+        y: Axis {
+            label: "|grad h|^2",
+            logarithmic: true,
+        },
+    };
+    let series = comparison.traces.iter().map(|trace| Series {
+        name: trace.method.clone(),
+        points: trace.points.iter().map(|p| (of(p), p.value)).collect(),
+        reference: false,
+    });
+    chart.svg(&series.collect::<Vec<_>>())
 }
 
 fn table(comparison: &Comparison) -> String {

@@ -131,7 +131,7 @@ fn sources(arguments: &Arguments) -> Done<Comparison> {
         upper: 0.1,
         lower: 0.5,
         entries: 2,
-        lowest: [0.0, 4.56],
+        lowest: [0.0, 3.68],
         noisy: false,
     };
     Ok(Comparison {

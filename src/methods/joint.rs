@@ -152,7 +152,10 @@ where
         // Loss and gradient of one draw: what the estimator has of former draws fits no loss that is known.
         let drawn_norms = self.settings.polyak.map(|_| {
             let of_g = &parts.of_g;
-            [global_norm(point.w, &of_g.w), global_norm(point.auxiliary, &of_g.auxiliary)]
+            [
+                global_norm(point.w, &of_g.w),
+                global_norm(point.auxiliary, &of_g.auxiliary),
+            ]
         });
         let drawn = (parts.of_g, parts.of_f);
         let again = |point: Point<'_, X, W>| self.directions.at(k, point, oracle);
@@ -169,7 +172,11 @@ where
             auxiliary: self.settings.auxiliary.rate_at(k),
         };
         if let (Some(polyak), Some([lower, auxiliary])) = (&self.settings.polyak, drawn_norms) {
-            let norms = PerVariable { upper: step.gradient_norms.upper, lower, auxiliary };
+            let norms = PerVariable {
+                upper: step.gradient_norms.upper,
+                lower,
+                auxiliary,
+            };
             let excess = self.directions.excess(&step, polyak);
             step.rates = polyak.rates(excess, norms, step.rates);
         }

@@ -30,7 +30,10 @@ fn toys_pass() {
     for device in devices() {
         let report = on_coupled(&HypergradientCheck::new(), &device);
         assert!(report.passes(1e-7), "{report}");
-        let (x, w) = (vector(&[0.3, -0.2, 0.1], &device), vector(&[1.0, 0.0], &device));
+        let (x, w) = (
+            vector(&[0.3, -0.2, 0.1], &device),
+            vector(&[1.0, 0.0], &device),
+        );
         let report = check_hypergradient(&mut three_sources::problem(), &x, &w).unwrap();
         assert!(report.passes(1e-7), "{report}");
         // The closed form of algorithm.md, section 5, for the derivative at these logits.
@@ -44,14 +47,18 @@ fn toys_pass() {
 #[test]
 fn toys_pass_in_float32() {
     let device = flex();
-    let single = |values: [f64; 2]| {
-        Vector::from_tensor(Tensor::from_data(values, (&device, DType::F32)))
-    };
+    let single =
+        |values: [f64; 2]| Vector::from_tensor(Tensor::from_data(values, (&device, DType::F32)));
     let (x, w) = (single(coupled::X), single(coupled::W));
     let report = check_hypergradient(&mut coupled::problem(), &x, &w).unwrap();
     assert!(report.passes(TOLERANCE), "{report}");
-    let exact = on_coupled(&HypergradientCheck::new(), &device).hypergradient.gradient;
-    assert!(largest_difference(&report.hypergradient.gradient, &exact) < 1e-3, "{report}");
+    let exact = on_coupled(&HypergradientCheck::new(), &device)
+        .hypergradient
+        .gradient;
+    assert!(
+        largest_difference(&report.hypergradient.gradient, &exact) < 1e-3,
+        "{report}"
+    );
 }
 
 /// On `simulated` both sides of the comparison are the exact hypergradient.
@@ -67,8 +74,14 @@ fn simulated_passes_and_gives_the_exact_hypergradient() {
     let exact = simulated.hypergradient(&values(x.val())).unwrap();
     for (i, name) in report.hypergradient.names.iter().enumerate() {
         let entry: usize = name[1..name.len() - 1].parse().unwrap();
-        for given in [report.hypergradient.gradient[i], report.hypergradient.differences[i]] {
-            assert!((given - exact[entry]).abs() <= 1e-5 * exact[entry].abs(), "{report}");
+        for given in [
+            report.hypergradient.gradient[i],
+            report.hypergradient.differences[i],
+        ] {
+            assert!(
+                (given - exact[entry]).abs() <= 1e-5 * exact[entry].abs(),
+                "{report}"
+            );
         }
     }
 }
@@ -131,7 +144,15 @@ fn denoising_passes() {
     };
     let (training, validation) = (vec![rows(0.1), rows(1.0), rows(3.0)], vec![rows(0.0)]);
     let device = flex().inner();
-    let draws = |sources| Draws::new(Regression(Rows { sources, device: device.clone() }), 32);
+    let draws = |sources| {
+        Draws::new(
+            Regression(Rows {
+                sources,
+                device: device.clone(),
+            }),
+            32,
+        )
+    };
     let mut problem = reweight::problem(draws(training), draws(validation)).unwrap();
     let logits = zoo::tensor(&[0.2, -0.1, 0.4], &flex());
     let x = SourceWeights::from_logits(["a", "b", "c"].map(str::to_owned), logits).unwrap();
@@ -158,7 +179,10 @@ impl<L: Fn(&Vector, &Vector) -> Tensor<1>> ByHand<L> {
         Ok(Gradients {
             of_upper: scaled(x, right.of_upper, self.in_x),
             of_lower: scaled(w, right.of_lower, self.in_w),
-            ..Gradients { loss: right.loss, ..Gradients::default() }
+            ..Gradients {
+                loss: right.loss,
+                ..Gradients::default()
+            }
         })
     }
 }
@@ -201,14 +225,25 @@ impl<L: Fn(&Vector, &Vector) -> Tensor<1>> LowerObjective<Vector, Vector> for By
 fn planted_signs_and_factors_are_found_where_they_are() {
     let device = flex();
     let sound = on_coupled(&HypergradientCheck::new(), &device);
-    for check in [HypergradientCheck::new(), HypergradientCheck::new().penalty(1000.0)] {
+    for check in [
+        HypergradientCheck::new(),
+        HypergradientCheck::new().penalty(1000.0),
+    ] {
         for factor in [-1.0, 2.0] {
             for fault in 0..4 {
                 let mut factors = [1.0; 4];
                 factors[fault] = factor;
                 let mut problem = Bilevel {
-                    upper: ByHand { loss: coupled::upper_loss, in_x: factors[0], in_w: factors[1] },
-                    lower: ByHand { loss: coupled::lower_loss, in_x: factors[2], in_w: factors[3] },
+                    upper: ByHand {
+                        loss: coupled::upper_loss,
+                        in_x: factors[0],
+                        in_w: factors[1],
+                    },
+                    lower: ByHand {
+                        loss: coupled::lower_loss,
+                        in_x: factors[2],
+                        in_w: factors[3],
+                    },
                 };
                 let (x, w) = (vector(&coupled::X, &device), vector(&coupled::W, &device));
                 let report = check.run(&mut problem, &x, &w).unwrap();
@@ -220,10 +255,17 @@ fn planted_signs_and_factors_are_found_where_they_are() {
                 ]
                 .map(|comparison| comparison.relative_error());
                 for (i, error) in errors.iter().enumerate() {
-                    let found = if i == fault { *error > 0.49 } else { *error < 1e-7 };
+                    let found = if i == fault {
+                        *error > 0.49
+                    } else {
+                        *error < 1e-7
+                    };
                     assert!(found, "factor {factor} in {fault}: {report}");
                 }
-                assert!(report.hypergradient.relative_error() > 0.05, "{fault}: {report}");
+                assert!(
+                    report.hypergradient.relative_error() > 0.05,
+                    "{fault}: {report}"
+                );
                 assert!(!report.passes(TOLERANCE));
                 let differences = &report.hypergradient.differences;
                 let off = largest_difference(differences, &sound.hypergradient.differences);
@@ -282,7 +324,8 @@ fn of_many_entries_a_seeded_subset_is_checked() {
         let mut problem = Bilevel {
             upper: |_: &Pair, w: &Pair| (w[0].val() * w[1].val() - 3.0).square().sum(),
             lower: |x: &Pair, w: &Pair| {
-                ((w[0].val() - x[0].val()).square() + (w[1].val() - x[1].val().sin()).square()).sum()
+                ((w[0].val() - x[0].val()).square() + (w[1].val() - x[1].val().sin()).square())
+                    .sum()
             },
         };
         let report = check.run(&mut problem, &pair(), &pair()).unwrap();
@@ -291,12 +334,18 @@ fn of_many_entries_a_seeded_subset_is_checked() {
     };
     let first = names(HypergradientCheck::new());
     assert_eq!(first.len(), 24);
-    assert!(first[0].starts_with("0[") && first[23].starts_with("1["), "{first:?}");
+    assert!(
+        first[0].starts_with("0[") && first[23].starts_with("1["),
+        "{first:?}"
+    );
     assert_eq!(first, names(HypergradientCheck::new()));
     assert_ne!(first, names(HypergradientCheck::new().seed(1)));
     let all = names(HypergradientCheck::new().entries(200));
     assert_eq!(all.len(), 160);
-    assert_eq!([&*all[0], &all[9], &all[10], &all[159]], ["0[0, 0]", "0[0, 9]", "0[1, 0]", "1[7, 9]"]);
+    assert_eq!(
+        [&*all[0], &all[9], &all[10], &all[159]],
+        ["0[0, 0]", "0[0, 9]", "0[1, 0]", "1[7, 9]"]
+    );
 }
 
 /// The report says which entries differ most, and displays them.
@@ -307,15 +356,23 @@ fn the_worst_entries_come_first() {
         upper: |_: &Vector, w: &Vector| (w.val() - 1.0).square().sum(),
         // No derivative at 0, where the second entry is.
         lower: |x: &Vector, w: &Vector| {
-            (w.val() - x.val()).square().sum() + x.val().abs().sum() * 0.1 + x.val().clamp_min(0.0).sum()
+            (w.val() - x.val()).square().sum()
+                + x.val().abs().sum() * 0.1
+                + x.val().clamp_min(0.0).sum()
         },
     };
-    let (x, w) = (vector(&[0.5, 0.0, -0.5], &device), vector(&[0.0; 3], &device));
+    let (x, w) = (
+        vector(&[0.5, 0.0, -0.5], &device),
+        vector(&[0.0; 3], &device),
+    );
     let report = check_hypergradient(&mut problem, &x, &w).unwrap();
     assert_eq!(report.lower_of_upper.worst()[0], 1, "{report}");
     assert!(report.lower_of_upper.relative_error() > 0.1);
     let text = report.to_string();
-    assert!(text.contains("gradient of the lower objective in x: relative error"), "{text}");
+    assert!(
+        text.contains("gradient of the lower objective in x: relative error"),
+        "{text}"
+    );
     assert!(text.contains("  [1]: "), "{text}");
 }
 
@@ -326,11 +383,18 @@ fn what_cannot_be_checked_is_an_error() {
     let run = |lower: fn(&Vector, &Vector) -> Tensor<1>, check: HypergradientCheck| {
         let upper = |_: &Vector, w: &Vector| w.val().square().sum();
         let (x, w) = (vector(&[1.0, 2.0], &device), vector(&[0.5, -1.0], &device));
-        check.run(&mut Bilevel { upper, lower }, &x, &w).unwrap_err()
+        check
+            .run(&mut Bilevel { upper, lower }, &x, &w)
+            .unwrap_err()
     };
     let unbounded = run(|x, w| (x.val() * w.val()).sum(), HypergradientCheck::new());
     assert!(matches!(unbounded, Error::NotSolved { .. }), "{unbounded}");
-    assert!(unbounded.to_string().contains("the lower problem is not solved"), "{unbounded}");
+    assert!(
+        unbounded
+            .to_string()
+            .contains("the lower problem is not solved"),
+        "{unbounded}"
+    );
     let nan = run(|_, w| w.val().log().sum(), HypergradientCheck::new());
     assert!(matches!(nan, Error::NonFinite { .. }), "{nan}");
     for check in [
@@ -343,5 +407,13 @@ fn what_cannot_be_checked_is_an_error() {
     }
     let (x, w) = (vector(&coupled::X, &device), vector(&coupled::W, &device));
     let frozen = check_hypergradient(&mut coupled::problem(), &x, &w.no_grad()).unwrap_err();
-    assert!(matches!(frozen, Error::NotTrainable { variable: "lower variable" }), "{frozen}");
+    assert!(
+        matches!(
+            frozen,
+            Error::NotTrainable {
+                variable: "lower variable"
+            }
+        ),
+        "{frozen}"
+    );
 }

@@ -25,9 +25,19 @@ impl Sum {
         let mut normal = Normal::new(seed);
         let mut term = || {
             let h = 0.5 + normal.uniform();
-            [h, 1.0 + 0.5 * normal.draw(), 2.0 * normal.draw(), curvature * (0.5 + normal.uniform())]
+            [
+                h,
+                1.0 + 0.5 * normal.draw(),
+                2.0 * normal.draw(),
+                curvature * (0.5 + normal.uniform()),
+            ]
         };
-        Self { terms: (0..terms).map(|_| term()).collect(), order, next: 0, slots: true }
+        Self {
+            terms: (0..terms).map(|_| term()).collect(),
+            order,
+            next: 0,
+            slots: true,
+        }
     }
 
     fn draw(&mut self) -> Result<Vec<usize>> {
@@ -47,7 +57,10 @@ impl Sum {
     }
 
     fn slot_of(&self, index: usize) -> Option<Slot> {
-        self.slots.then_some(Slot { index, of: self.terms.len() })
+        self.slots.then_some(Slot {
+            index,
+            of: self.terms.len(),
+        })
     }
 }
 
@@ -109,7 +122,11 @@ where
     G: LowerObjective<Vector, Vector> + 'static,
 {
     method
-        .start(problem, vector(&[1.0, -2.0], device), vector(&[0.5, 0.0], device))
+        .start(
+            problem,
+            vector(&[1.0, -2.0], device),
+            vector(&[0.5, 0.0], device),
+        )
         .unwrap()
 }
 
@@ -155,7 +172,10 @@ fn saga_is_unbiased_over_the_slots() {
             }
         }
         let exact = moved(TERMS);
-        assert!(largest_difference(&mean, &exact) < 1e-9, "{mean:?} {exact:?}");
+        assert!(
+            largest_difference(&mean, &exact) < 1e-9,
+            "{mean:?} {exact:?}"
+        );
         let spread = largest_difference(&moved(0), &exact);
         assert!(spread > 1e-4, "the estimates do not differ: {spread}");
     }
@@ -178,14 +198,24 @@ fn saga_has_no_variance_at_rest() {
     for method in still {
         let norms = |estimator, order: &[usize]| {
             let run = method(estimator, sums(order));
-            let steps = run.take(2 * TERMS).map(|step| step.unwrap().gradient_norms());
-            steps.map(|n| vec![n.upper, n.lower, n.auxiliary]).collect::<Vec<_>>()
+            let steps = run
+                .take(2 * TERMS)
+                .map(|step| step.unwrap().gradient_norms());
+            steps
+                .map(|n| vec![n.upper, n.lower, n.auxiliary])
+                .collect::<Vec<_>>()
         };
         let exact = norms(Estimator::Plain, &[TERMS]);
         let order = [4, 2, 0, 1, 5, 3];
-        let (plain, saga) = (norms(Estimator::Plain, &order), norms(Estimator::Saga, &order));
+        let (plain, saga) = (
+            norms(Estimator::Plain, &order),
+            norms(Estimator::Saga, &order),
+        );
         for k in TERMS..2 * TERMS {
-            assert!(largest_difference(&saga[k], &exact[k]) < 1e-9, "{k}: {saga:?} {exact:?}");
+            assert!(
+                largest_difference(&saga[k], &exact[k]) < 1e-9,
+                "{k}: {saga:?} {exact:?}"
+            );
         }
         assert!(largest_difference(&plain[TERMS], &exact[TERMS]) > 1e-2);
     }
@@ -194,7 +224,9 @@ fn saga_has_no_variance_at_rest() {
 /// Batches in an order without a pattern.
 fn shuffled(steps: usize, seed: u64) -> Vec<usize> {
     let mut random = Normal::new(seed);
-    (0..steps).map(|_| (random.uniform() * TERMS as f64) as usize).collect()
+    (0..steps)
+        .map(|_| (random.uniform() * TERMS as f64) as usize)
+        .collect()
 }
 
 /// The largest distance from the solution, in `x` and `w`, over the last tenth of `steps`.
@@ -241,9 +273,11 @@ fn storm_has_less_variance_than_plain_estimates() {
 #[test]
 fn only_storm_takes_more_gradients() {
     for (method, calls) in METHODS.into_iter().zip([4, 3]) {
-        for (estimator, factor) in
-            [(Estimator::Plain, 1), (Estimator::Saga, 1), (Estimator::Storm { decay: 0.5 }, 2)]
-        {
+        for (estimator, factor) in [
+            (Estimator::Plain, 1),
+            (Estimator::Saga, 1),
+            (Estimator::Storm { decay: 0.5 }, 2),
+        ] {
             let run = method(estimator, sums(&[0, 1]));
             let last = run.take(4).last().unwrap().unwrap();
             assert_eq!(last.gradient_calls(), calls * factor, "{estimator:?}");
@@ -262,14 +296,22 @@ fn what_an_estimator_cannot_do_is_an_error() {
             } else {
                 problem.upper.slots = false;
             }
-            let error = method(Estimator::Saga, problem).next().unwrap().unwrap_err();
+            let error = method(Estimator::Saga, problem)
+                .next()
+                .unwrap()
+                .unwrap_err();
             let text = error.to_string();
-            assert!(text.contains(&format!("the {level} objective's draw is no fixed batch")), "{text}");
+            assert!(
+                text.contains(&format!("the {level} objective's draw is no fixed batch")),
+                "{text}"
+            );
             assert!(text.contains("Order::FixedBatches"), "{text}");
         }
     }
     let start = |method: Soba| {
-        method.start(sums(&[0]), vector(&[1.0], &flex()), vector(&[1.0], &flex())).err()
+        method
+            .start(sums(&[0]), vector(&[1.0], &flex()), vector(&[1.0], &flex()))
+            .err()
     };
     let soba = || Soba::new(Update::sgd(0.1), Update::sgd(0.1));
     for decay in [0.0, -1.0, 1.1, f64::NAN] {
@@ -282,10 +324,15 @@ fn what_an_estimator_cannot_do_is_an_error() {
         Polyak::new().lowest(f64::NAN, 0.0),
         Polyak::new().lowest(0.0, f64::NEG_INFINITY),
     ] {
-        assert!(matches!(start(soba().polyak(polyak)), Some(Error::Setting { .. })), "{polyak:?}");
+        assert!(
+            matches!(start(soba().polyak(polyak)), Some(Error::Setting { .. })),
+            "{polyak:?}"
+        );
     }
     let penalized = Penalized::new(0.0, Update::sgd(0.1), Update::sgd(0.1));
-    let error = penalized.start(sums(&[0]), vector(&[1.0], &flex()), vector(&[1.0], &flex())).err();
+    let error = penalized
+        .start(sums(&[0]), vector(&[1.0], &flex()), vector(&[1.0], &flex()))
+        .err();
     assert!(matches!(error, Some(Error::Setting { .. })));
 }
 
@@ -296,8 +343,14 @@ fn on_simulated(
     steps: &[usize],
 ) -> Vec<f64> {
     let simulated = simulated();
-    let batches = |seed| Minibatches::new(1024, 64).order(Order::FixedBatches).seed(seed);
-    let problem = simulated.stochastic(batches(2 * seed), batches(2 * seed + 1), &flex()).unwrap();
+    let batches = |seed| {
+        Minibatches::new(1024, 64)
+            .order(Order::FixedBatches)
+            .seed(seed)
+    };
+    let problem = simulated
+        .stochastic(batches(2 * seed), batches(2 * seed + 1), &flex())
+        .unwrap();
     let (x, z) = simulated.start(&flex());
     let mut run = method.start(problem, x, z).unwrap();
     let mut taken = 0;
@@ -318,7 +371,9 @@ fn on_simulated(
 fn saga_solves_simulated_in_1536_iterations() {
     let report = |name: &str, squares: &[f64]| {
         let [early, late] = [squares[0], squares[1]];
-        say(&format!("{name}: |grad h|^2 {early:.1e} at 1024, {late:.1e} at 1536 iterations"));
+        say(&format!(
+            "{name}: |grad h|^2 {early:.1e} at 1024, {late:.1e} at 1536 iterations"
+        ));
     };
     let at = [1024, 1536];
     let sgd = Update::sgd;
@@ -331,7 +386,10 @@ fn saga_solves_simulated_in_1536_iterations() {
     for (alpha, floor) in [(100.0, 2e-5), (1000.0, 1e-6)] {
         let method = Penalized::new(alpha, sgd(0.1), sgd(0.2 / alpha)).estimator(Estimator::Saga);
         let penalized = on_simulated(method, 1, &at);
-        report(&format!("penalty {alpha} with SAGA, steps .1 and .2 / alpha"), &penalized);
+        report(
+            &format!("penalty {alpha} with SAGA, steps .1 and .2 / alpha"),
+            &penalized,
+        );
         assert!(penalized[1] <= floor, "{alpha}: {penalized:?}");
     }
     let plain = on_simulated(Soba::new(sgd(0.1), sgd(0.1)), 1, &at);
@@ -368,7 +426,10 @@ fn polyak_steps_need_no_tuning() {
     for scale in [0.01, 1.0, 100.0] {
         let method = |cap: f64| Penalized::new(100.0, Update::sgd(cap), Update::sgd(cap));
         let (_, x) = end(method(1000.0 / scale).polyak(Polyak::new()), scale);
-        assert!(largest_difference(&x, &[3.0, 1.5]) < 1e-3, "scale {scale}: {x:?}");
+        assert!(
+            largest_difference(&x, &[3.0, 1.5]) < 1e-3,
+            "scale {scale}: {x:?}"
+        );
         let (done, x) = end(method(1000.0 / scale), scale);
         assert!(!done || largest_difference(&x, &[3.0, 1.5]) > 1.0, "{x:?}");
     }

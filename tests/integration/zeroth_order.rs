@@ -52,7 +52,10 @@ fn directions_follow_from_the_seed() {
 
     let start = || {
         let (x, w) = (vector(&[0.0; 3], &flex()), vector(&[0.0; 2], &flex()));
-        method().seed(3).start(three_sources::problem(), x, w).unwrap()
+        method()
+            .seed(3)
+            .start(three_sources::problem(), x, w)
+            .unwrap()
     };
     let mut runs = [start(), start()];
     for _ in 0..20 {
@@ -61,7 +64,10 @@ fn directions_follow_from_the_seed() {
         }
     }
     for run in runs {
-        assert_eq!(first, [run.upper(), run.lower()].map(|v| bits(&values(v.val()))));
+        assert_eq!(
+            first,
+            [run.upper(), run.lower()].map(|v| bits(&values(v.val())))
+        );
     }
 }
 
@@ -73,7 +79,10 @@ fn steps_are_along_signs() {
         upper: |_: &Vector, w: &Vector| (w.val() - 3.0).square().sum(),
         lower: |x: &Vector, w: &Vector| (w.val() - x.val()).square().sum(),
     };
-    let (x, w) = (vector(&vec![0.0; size], &flex()), vector(&vec![1.0; size], &flex()));
+    let (x, w) = (
+        vector(&vec![0.0; size], &flex()),
+        vector(&vec![1.0; size], &flex()),
+    );
     let method = ZerothOrder::new(1.0, Update::sgd(0.01), 1e-3);
     let mut run = method.start(problem, x, w).unwrap();
     let mut seen: Vec<Vec<bool>> = Vec::new();
@@ -83,7 +92,10 @@ fn steps_are_along_signs() {
         let after = values(run.lower().val());
         let moved: Vec<f64> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
         let length = step.gradient_norms().lower / (size as f64).sqrt() * 1e-3;
-        assert!(moved.iter().all(|m| (m.abs() - length).abs() < 1e-12), "{moved:?}");
+        assert!(
+            moved.iter().all(|m| (m.abs() - length).abs() < 1e-12),
+            "{moved:?}"
+        );
         let signs: Vec<bool> = moved.iter().map(|m| *m > 0.0).collect();
         assert!(signs.contains(&true) && signs.contains(&false));
         let opposite = signs.iter().map(|sign| !sign).collect();
@@ -102,7 +114,11 @@ fn losses_leave_no_tape() {
         assert!(!w.val().is_tracked());
         let loss = (w.val() - x.val()).square().sum();
         let [without, with] = counter.get();
-        counter.set(if loss.is_tracked() { [without, with + 1] } else { [without + 1, with] });
+        counter.set(if loss.is_tracked() {
+            [without, with + 1]
+        } else {
+            [without + 1, with]
+        });
         loss
     };
     let upper = |_: &Vector, w: &Vector| -> Tensor<1> {
@@ -135,7 +151,10 @@ fn settings_are_checked() {
     ] {
         assert!(matches!(start(method), Some(Error::Setting { .. })));
     }
-    let (x, w) = (vector(&[0.0; 3], &flex()), vector(&[0.0; 2], &flex()).no_grad());
+    let (x, w) = (
+        vector(&[0.0; 3], &flex()),
+        vector(&[0.0; 2], &flex()).no_grad(),
+    );
     let frozen = method().start(three_sources::problem(), x, w).err();
     assert!(matches!(frozen, Some(Error::NotTrainable { .. })));
 }
