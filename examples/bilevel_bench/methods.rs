@@ -17,7 +17,7 @@ pub struct Scale {
     pub lower: f64,
     /// Number of entries of `w`.
     pub entries: usize,
-    /// `F` and `G` at the solution.
+    /// Bounds from below of `F` and `G` on the way.
     pub lowest: [f64; 2],
     /// Whether draws are noisy: a finite sum in fixed batches.
     pub noisy: bool,
