@@ -38,8 +38,8 @@ struct Args {
     #[arg(long, value_name = "P", default_value_t = 0.5)]
     corruption: f64,
 
-    /// Steps; the learning rates fall to 0 over them
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    /// Steps; the learning rates fall to 0 over them. Without regularization (boat) classifiers overfit in time
+    #[arg(long, value_name = "N", default_value_t = 300)]
     steps: usize,
 
     /// Images of a minibatch, at both levels [default: all of them]

@@ -1,19 +1,22 @@
-//! One method on the benchmark problem `simulated`, in float64 and without noise, measured with closed forms.
+//! One method on the benchmark problem `simulated`, in float64, measured with closed forms.
 //!
 //! ```text
 //! cargo run --release --example simulated -- --method NAME --iterations N [--alpha A --lr-u X --lr-w X --lr-x X]
+//! cargo run --release --example simulated -- --method soba --batch 64 --estimator saga --iterations 1536 [--seed S]
 //! ```
 //!
-//! Prints one JSON array with a row `[iteration, |grad h|^2, h - h*, |z* - z|^2]` for every iteration from 0, where `z`
+//! Without `--batch` there is no noise. Prints one JSON array with a row `[iteration, |grad h|^2, h - h*, |z* - z|^2]` for every iteration from 0, where `z`
 //! is the lower variable. Defaults are those of `tests/fixtures/simulated/golden.json` where it has the method.
 
 use std::path::Path;
 
 use clap::{Parser, ValueEnum};
 use scalebio::burn::tensor::Device;
-use scalebio::methods::{Bda, Bome, F2sa, Method, NoU, Progress, Sama, Soba};
+use scalebio::methods::{
+    Bda, Bome, Estimator, F2sa, Method, NoU, Penalized, Progress, Sama, Soba, ZerothOrder,
+};
 use scalebio::problems::{Quadratics, Simulated, Vector};
-use scalebio::{ScaleBio, Update};
+use scalebio::{Bilevel, Minibatches, Order, ScaleBio, Update};
 
 #[derive(Parser)]
 #[command(about = "A bilevel method on the benchmark problem `simulated`")]
@@ -42,6 +45,23 @@ struct Arguments {
     /// Growth of f2sa's penalty.
     #[arg(long, default_value_t = 0.01)]
     growth: f64,
+    /// Samples of a minibatch of either objective, of 1024 in fixed batches; all if left out.
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Seed of the batches, and of the directions of zeroth_order.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How soba (then at constant steps) and penalized estimate directions.
+    #[arg(long, value_enum)]
+    estimator: Option<Estimate>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Estimate {
+    Plain,
+    Saga,
+    /// With decay .1.
+    Storm,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -52,6 +72,8 @@ enum Name {
     PenaltyConstAlpha100,
     F2sa,
     Soba,
+    Penalized,
+    ZerothOrder,
     Bome,
     Sama,
     NoU,
@@ -93,11 +115,51 @@ impl Arguments {
                 let auxiliary = Update::sgd(self.lr_u.unwrap_or(0.5));
                 Box::new(Bda::new(self.sgd(self.lr_x, 0.1), lower).auxiliary(auxiliary))
             }
-            Name::Soba => Box::new(Soba::new(
-                self.sgd(self.lr_x, 0.1).power(0.5),
-                self.sgd(self.lr_w, 0.1).power(0.5),
-            )),
+            Name::Soba => {
+                let exponent = if self.estimator.is_some() { 0.0 } else { 0.5 };
+                let power = |rate| self.sgd(rate, 0.1).power(exponent);
+                let method = Soba::new(power(self.lr_x), power(self.lr_w));
+                Box::new(method.estimator(self.estimator()))
+            }
+            Name::Penalized => {
+                let alpha = self.alpha.unwrap_or(100.0);
+                let lower = self.sgd(self.lr_w, 0.2 / alpha);
+                let method = Penalized::new(alpha, self.sgd(self.lr_x, 0.1), lower);
+                Box::new(method.estimator(self.estimator()))
+            }
+            Name::ZerothOrder => {
+                let alpha = self.alpha.unwrap_or(10.0);
+                let rate = self.lr_w.unwrap_or(0.01 / alpha);
+                let method = ZerothOrder::new(alpha, self.sgd(self.lr_x, 1e-2), rate);
+                Box::new(method.seed(self.seed))
+            }
         }
+    }
+
+    fn estimator(&self) -> Estimator {
+        match self.estimator {
+            None | Some(Estimate::Plain) => Estimator::Plain,
+            Some(Estimate::Saga) => Estimator::Saga,
+            Some(Estimate::Storm) => Estimator::Storm { decay: 0.1 },
+        }
+    }
+
+    fn problem(
+        &self,
+        simulated: &Simulated,
+        device: &Device,
+    ) -> scalebio::Result<Bilevel<Quadratics, Quadratics>> {
+        let Some(batch) = self.batch else {
+            return Ok(simulated.problem(device));
+        };
+        let [lower, upper] = simulated.samples();
+        // Seeds of their own, so that the two objectives do not draw the same samples.
+        let batches = |samples, seed| {
+            let batches = Minibatches::new(samples, batch).order(Order::FixedBatches);
+            batches.seed(seed)
+        };
+        let (even, odd) = (self.seed.wrapping_mul(2), self.seed.wrapping_mul(2) | 1);
+        simulated.stochastic(batches(upper, even), batches(lower, odd), device)
     }
 
     fn sgd(&self, rate: Option<f64>, default: f64) -> Update {
@@ -119,9 +181,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let simulated = Simulated::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(data))?;
     let device = Device::flex().autodiff();
     let (x, z) = simulated.start(&device);
-    let mut run = arguments
-        .method()
-        .start_boxed(simulated.problem(&device), x, z)?;
+    let problem = arguments.problem(&simulated, &device)?;
+    let mut run = arguments.method().start_boxed(problem, x, z)?;
     let mut rows = vec![row(&simulated, 0, run.as_ref())?];
     for k in 1..=arguments.iterations {
         run.next().transpose()?;

@@ -23,8 +23,12 @@ use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
 /// Norm and inner product are over `x` and `w` jointly; `lam` is 0 where `q` is. One draw a step serves all gradients,
 /// so that `u` and `w` are compared on the same data. A [`Step`] reports `lam` as its penalty and `u`'s loss.
 ///
+/// `u` is `T` steps of descent away from `w` and not at the minimizer: what these steps leave of the way is missing from
+/// `q_x`, and the solution is biased by as much where `grad_w F` is not zero there. The share left is `(1 - rate h)^T`
+/// along a direction of curvature `h`.
+///
 /// When to use it: where no penalty is known to work; there is none to choose. At the solution `q` vanishes and `lam`
-/// grows, until constant rates are too large for it and the end is a small oscillation: let the rates fall.
+/// grows, until constant rates are too large for it and the end is a small oscillation.
 ///
 /// Memory: `w`, and `u` for the time of a step. Gradients a step: `T + 2`.
 ///
@@ -79,7 +83,8 @@ impl Bome {
         }
     }
 
-    /// Number `T` of inner steps, at least 1, and their rate, greater than 0. Default: 10 at the rate of `w`.
+    /// Number `T` of inner steps, at least 1, and their rate, greater than 0. Default: 10 at the rate of `w`; if that
+    /// falls, so does the way that `u` goes, and a rate of its own is better.
     pub fn inner(mut self, steps: usize, rate: f64) -> Self {
         self.inner_steps = steps;
         self.inner_rate = Some(rate);

@@ -46,10 +46,8 @@ pub enum Estimator {
 /// An [`Estimator`] with what it remembers.
 pub(super) enum Memory<X, W> {
     Plain,
-    Saga {
-        of_g: Table,
-        of_f: Table,
-    },
+    /// Of `G` and of `F`.
+    Saga(Box<[Table; 2]>),
     Storm {
         decay: f64,
         last: Option<Last<X, W>>,
@@ -75,10 +73,7 @@ impl<X: Module, W: Module> Memory<X, W> {
     pub fn new(estimator: Estimator) -> Result<Self> {
         match estimator {
             Estimator::Plain => Ok(Self::Plain),
-            Estimator::Saga => Ok(Self::Saga {
-                of_g: Table::default(),
-                of_f: Table::default(),
-            }),
+            Estimator::Saga => Ok(Self::Saga(Box::default())),
             Estimator::Storm { decay } if decay > 0.0 && decay <= 1.0 => {
                 Ok(Self::Storm { decay, last: None })
             }
@@ -106,7 +101,8 @@ impl<X: Module, W: Module> Memory<X, W> {
     {
         match self {
             Self::Plain => Ok(point.linear(&[(1.0, &of_g), (1.0, &of_f)])),
-            Self::Saga { of_g: g, of_f: f } => {
+            Self::Saga(tables) => {
+                let [g, f] = tables.as_mut();
                 let of_g = g.estimate(point, slot(oracle.lower_slot(), "lower")?, of_g);
                 let of_f = f.estimate(point, slot(oracle.upper_slot(), "upper")?, of_f);
                 Ok(point.linear(&[(1.0, &of_g), (1.0, &of_f)]))

@@ -4,8 +4,8 @@
 //! | method | model-sized variables beside `w` | gradients a step | when |
 //! |---|---|---|---|
 //! | [`ScaleBio`] | `u` | 3 | the default: any scale, any optimizer, LISA |
-//! | [`F2sa`] | `u` | 3 an inner step, 3 more | rates that a theorem promises, with noise too |
 //! | [`Penalized`] | `u`, [`Estimator`] | 3 | finite sums with variance reduction, Polyak's steps |
+//! | [`F2sa`] | `u` | 3 an inner step, 3 more | rates that a theorem promises, with noise too |
 //! | [`Bome`] | `u`, during a step | 1 an inner step, 2 more | no penalty to choose |
 //! | [`Sama`] | `v`, during a step | 4 | language models where there is memory for one model |
 //! | [`NoU`] | - | 2 | models that can fit all their data; biased elsewhere |
@@ -51,10 +51,8 @@ mod check;
 mod differences;
 mod estimator;
 mod f2sa;
-mod flat;
 mod gap;
 mod joint;
-mod newton;
 mod no_u;
 mod oracle;
 mod penalized;

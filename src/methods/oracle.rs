@@ -67,17 +67,17 @@ where
     }
 
     /// Loss of `F` at `(x, w)` on the draw.
-    pub fn f_loss(&self, x: &X, w: &W) -> f64 {
+    pub fn f_loss(&self, x: &X, w: &W) -> Result<f64> {
         let f = &self.problem.upper;
         let losses = self.upper_draw.iter().map(|batch| f.loss(x, w, batch));
-        losses.map(Tensor::into_scalar::<f64>).sum()
+        losses.map(number).sum()
     }
 
     /// Loss of `G` at `(x, w)` on the draw.
-    pub fn g_loss(&self, x: &X, w: &W) -> f64 {
+    pub fn g_loss(&self, x: &X, w: &W) -> Result<f64> {
         let g = &self.problem.lower;
         let losses = self.lower_draw.iter().map(|batch| g.loss(x, w, batch));
-        losses.map(Tensor::into_scalar::<f64>).sum()
+        losses.map(number).sum()
     }
 
     /// Which term of a finite sum the draw of `F` is, if it is one.
@@ -99,5 +99,13 @@ where
     /// Number of gradients since the last call of this.
     pub fn take_calls(&self) -> usize {
         self.calls.take()
+    }
+}
+
+/// A loss as a number.
+pub(super) fn number(loss: Tensor<1>) -> Result<f64> {
+    match loss.shape().num_elements() {
+        1 => Ok(loss.into_scalar()),
+        elements => Err(Error::NotScalar { elements }),
     }
 }

@@ -6,7 +6,7 @@ use crate::{Error, Result};
 /// Polyak's step sizes: the step length follows from how far a loss is above its lowest value.
 ///
 /// ```text
-/// rate = min{ (loss - lowest) / (factor |gradient|^2), rate of the update and its schedule }
+/// rate = min{ (loss - lowest) / (c |gradient|^2), rate of the update and its schedule }
 /// ```
 ///
 /// * `x`: `F(x, w)` and the hypergradient.
@@ -28,63 +28,66 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use]
 pub struct Polyak {
-    upper: f64,
-    lower: f64,
-    factor: f64,
+    lowest: [f64; 2],
+    factors: [f64; 2],
 }
 
 impl Polyak {
-    /// With the lowest value 0 of both objectives and `factor` 1.
+    /// With the lowest value 0 of both objectives, and `c` 5 for `x` and 1 for `w`.
     pub fn new() -> Self {
         Self {
-            upper: 0.0,
-            lower: 0.0,
-            factor: 1.0,
+            lowest: [0.0, 0.0],
+            factors: [5.0, 1.0],
         }
     }
 
     /// The lowest value of `F` at lower solutions, and that of `G`. Default: 0 and 0.
     pub fn lowest(mut self, upper: f64, lower: f64) -> Self {
-        self.upper = upper;
-        self.lower = lower;
+        self.lowest = [upper, lower];
         self
     }
 
-    /// `c` of the paper, greater than 0; larger is more careful. 1/2 minimizes a quadratic whose curvature is the same in all
-    /// directions in one step. Default: 1.
-    pub fn factor(mut self, factor: f64) -> Self {
-        self.factor = factor;
+    /// `c` of the paper for `x` and for `w` (and `u`), greater than 0; larger is more careful. Default: 5 and 1.
+    ///
+    /// 1/2 solves a quadratic of one curvature in one step. For `x` it must be more: `w` is to follow it, and until it has,
+    /// the hypergradient is too small and the step too long.
+    pub fn factors(mut self, upper: f64, lower: f64) -> Self {
+        self.factors = [upper, lower];
         self
     }
 
     pub(super) fn validate(&self) -> Result<()> {
-        if !(self.factor > 0.0 && self.factor.is_finite()) {
-            return Err(Error::setting(
-                "factor of Polyak's steps",
-                self.factor,
-                "a finite number greater than 0",
-                "1 is the default, and 0.5 the longest that is sound",
-            ));
+        for factor in self.factors {
+            if !(factor > 0.0 && factor.is_finite()) {
+                return Err(Error::setting(
+                    "factor of Polyak's steps",
+                    factor,
+                    "a finite number greater than 0",
+                    "5 for the upper and 1 for the lower variable are the defaults",
+                ));
+            }
         }
-        if !(self.upper.is_finite() && self.lower.is_finite()) {
-            return Err(Error::setting(
-                "lowest losses of Polyak's steps",
-                format!("{} and {}", self.upper, self.lower),
-                "finite numbers",
-                "0 is a bound of most losses",
-            ));
+        for lowest in self.lowest {
+            if !lowest.is_finite() {
+                return Err(Error::setting(
+                    "lowest loss of Polyak's steps",
+                    lowest,
+                    "a finite number",
+                    "0 is a bound of most losses",
+                ));
+            }
         }
         Ok(())
     }
 
     /// `F - lowest`.
     pub(super) fn above_upper(&self, loss: f64) -> f64 {
-        loss - self.upper
+        loss - self.lowest[0]
     }
 
     /// `G - lowest`.
     pub(super) fn above_lower(&self, loss: f64) -> f64 {
-        loss - self.lower
+        loss - self.lowest[1]
     }
 
     /// The rates, of which `caps` are the largest.
@@ -94,15 +97,16 @@ impl Polyak {
         norms: PerVariable,
         caps: PerVariable,
     ) -> PerVariable {
-        let rate = |excess: f64, norm: f64, cap: f64| {
-            // Where the direction is 0 any rate will do, and where the loss is below its bound none.
-            let step = excess.max(0.0) / (self.factor * norm * norm);
+        let rate = |factor: f64, excess: f64, norm: f64, cap: f64| {
+            // Where the gradient is 0 any rate will do, and where the loss is below its bound none.
+            let step = excess.max(0.0) / (factor * norm * norm);
             if step < cap { step } else { cap }
         };
+        let [upper, lower] = self.factors;
         PerVariable {
-            upper: rate(excess.upper, norms.upper, caps.upper),
-            lower: rate(excess.lower, norms.lower, caps.lower),
-            auxiliary: rate(excess.auxiliary, norms.auxiliary, caps.auxiliary),
+            upper: rate(upper, excess.upper, norms.upper, caps.upper),
+            lower: rate(lower, excess.lower, norms.lower, caps.lower),
+            auxiliary: rate(lower, excess.auxiliary, norms.auxiliary, caps.auxiliary),
         }
     }
 }

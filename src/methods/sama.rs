@@ -31,7 +31,7 @@ use crate::{Bilevel, LowerObjective, Result, UpperObjective};
 /// and `D` is positive, it stops where `grad_w F = 0` as the exact method does; where `F` depends on `x` too, or no `x`
 /// makes `grad_w F` vanish, it stops elsewhere: the terms that must cancel have the wrong ratio.
 ///
-/// Memory: `w`, and for the time of a step `v` and the shifted copy of what trains. Gradients a step: 4.
+/// Memory: `w`, and for the time of a step `v` and the shifted copy of what trains. Gradients a step: 4, or 2 where `v` is zero.
 ///
 /// # Example
 ///

@@ -141,14 +141,15 @@ impl<X: Module, W: Module> Rule<X, W> for ByLosses<X, W> {
         let signs = Signs::new(seed, k);
         let x = self.x.module();
         let still = x.clone().valid();
-        let slope = |plus: f64, minus: f64| (plus - minus) / (2.0 * e);
+        let slope = |loss: &dyn Fn(f64) -> Result<f64>| -> Result<f64> {
+            Ok((loss(e)? - loss(-e)?) / (2.0 * e))
+        };
         let of_u = |shift| oracle.g_loss(&still, &signs.added(&self.u, shift).valid());
         let of_w = |shift| {
             let w = signs.added(&self.w, shift).valid();
-            oracle.f_loss(&still, &w) + alpha * oracle.g_loss(&still, &w)
+            Ok(oracle.f_loss(&still, &w)? + alpha * oracle.g_loss(&still, &w)?)
         };
-        let s_u = alpha * slope(of_u(e), of_u(-e));
-        let s_w = slope(of_w(e), of_w(-e));
+        let (s_u, s_w) = (alpha * slope(&of_u)?, slope(&of_w)?);
 
         let (w, u) = (self.w.valid(), self.u.valid());
         let f = oracle.f(x, &w)?;

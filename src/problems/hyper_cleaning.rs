@@ -1,12 +1,11 @@
 //! Data hyper-cleaning: a weight for each training sample, some of whose labels are wrong.
 
-use burn::tensor::activation::sigmoid;
 use burn::tensor::{IndexingUpdateOp, Tensor, TensorCreationOptions, TensorData};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::linear::{Link, SampleBatch, Samples, ValidationLoss, gradients, one_hot};
+use super::linear::{Link, SampleBatch, Samples, ValidationLoss, gradients, one_hot, sigmoid};
 use super::{Images, Matrix, Vector};
 use crate::{Bilevel, Error, Gradients, LowerObjective, Minibatches, Result, Slot};
 

@@ -1,7 +1,7 @@
 //! Linear classifiers: losses of samples, their gradients without a tape, and draws of samples.
 
 use burn::optim::GradientsParams;
-use burn::tensor::activation::{log_sigmoid, log_softmax, sigmoid, softmax};
+use burn::tensor::activation::{log_sigmoid, log_softmax, softmax};
 use burn::tensor::{Int, Tensor, TensorCreationOptions, TensorData};
 
 use super::{Matrix, Vector};
@@ -32,6 +32,11 @@ impl Link {
             Self::Softmax => softmax(logits, 1) - targets,
         }
     }
+}
+
+/// The logistic function. Burn's own goes through float32 on some devices, also for float64.
+pub(super) fn sigmoid<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    log_sigmoid(tensor).exp()
 }
 
 /// Some or all samples of a finite sum.

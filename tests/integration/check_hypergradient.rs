@@ -397,6 +397,17 @@ fn what_cannot_be_checked_is_an_error() {
     );
     let nan = run(|_, w| w.val().log().sum(), HypergradientCheck::new());
     assert!(matches!(nan, Error::NonFinite { .. }), "{nan}");
+    // Finite at the start, but without a finite gradient there.
+    let kink = run(
+        |_, w| (w.val() - 0.5).abs().sqrt().sum(),
+        HypergradientCheck::new(),
+    );
+    assert!(matches!(kink, Error::NotSolved { .. }), "{kink}");
+    let vector_valued = run(|x, w| w.val() - x.val(), HypergradientCheck::new());
+    assert!(
+        matches!(vector_valued, Error::NotScalar { elements: 2 }),
+        "{vector_valued}"
+    );
     for check in [
         HypergradientCheck::new().entries(0),
         HypergradientCheck::new().penalty(0.0),

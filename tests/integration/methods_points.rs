@@ -46,20 +46,17 @@ fn methods_find_the_source_weights_of_the_closed_form() {
                 let method = ScaleBio::new(sgd(0.05), sgd(0.05));
                 (Box::new(method.penalty(10.0)), 2000, 1e-9)
             }
-            "f2sa" => (Box::new(F2sa::new(sgd(0.05), sgd(0.1))), 1000, 1e-9),
-            "bome" => {
-                let upper = sgd(0.05).power(0.25);
-                (Box::new(Bome::new(upper, sgd(0.1).power(0.25))), 4000, 1e-3)
-            }
-            "sama" => (Box::new(Sama::new(sgd(0.05), sgd(0.5))), 1000, 1e-9),
+            "f2sa" => (Box::new(F2sa::new(sgd(0.05), sgd(0.1))), 2000, 1e-9),
+            "bome" => (Box::new(Bome::new(sgd(0.05), sgd(0.1))), 4000, 1e-9),
+            "sama" => (Box::new(Sama::new(sgd(0.05), sgd(0.5))), 2000, 1e-9),
             "sama of Adam" => {
-                let upper = Update::adam(0.02).epsilon(1e-3).power(0.5);
+                let upper = Update::adam(0.01).epsilon(1e-2).power(0.5);
                 let method = Sama::new(upper, Update::adamw(0.05).power(0.5));
-                (Box::new(method), 4000, 1e-2)
+                (Box::new(method), 4000, 1e-4)
             }
             "t1_t2" => {
-                let method = Sama::t1_t2(sgd(0.05), Update::adam(0.05).power(0.5));
-                (Box::new(method), 4000, 1e-2)
+                let method = Sama::t1_t2(sgd(0.01), Update::adam(0.1).power(0.6));
+                (Box::new(method), 4000, 1e-5)
             }
             "bda" => (Box::new(Bda::new(sgd(0.05), sgd(0.5))), 2000, 1e-6),
             _ => (Box::new(Soba::new(sgd(0.05), sgd(0.5))), 1000, 1e-8),
@@ -99,47 +96,29 @@ fn shrunk() -> Bilevel<Loss, Loss> {
 /// The solution is `x = t / (1 + c)`; what does not depend on `w` in `G` cannot matter. What each method finds instead:
 ///
 /// * a penalty `alpha`: `x = k t / (c + k)` with `k = alpha h / (1 + alpha h)`;
+/// * BOME with `T` inner steps of rate `r`: `x = k t / (c + k)` with `k = 1 - (1 - r h)^T`;
 /// * SAMA with the identity for `1/h`: `x = h t / (h + c)`;
-/// * without `u`: `x = k t / (c + alpha d + k)`.
+/// * without `u`: `x = k t / (c + alpha d + k)`, with the `k` of the penalty.
 #[test]
 fn methods_end_at_their_documented_points() {
     let (alpha, c, h, d) = (4.0, 0.5, 2.0, 0.3);
+    let (exact, share) = (1.0 / (1.0 + c), 1.0 / (1.0 + alpha));
     let k = alpha * h / (1.0 + alpha * h);
-    let share = 1.0 / (1.0 + alpha);
+    let inner = 1.0 - (1.0_f64 - 0.1 * h).powi(10);
+    let third = |rate: f64| sgd(rate).power(1.0 / 3.0);
+    let growing = F2sa::new(third(0.1), third(0.05)).auxiliary(sgd(0.1));
+    let constant = F2sa::new(sgd(0.1), sgd(0.05)).penalty(alpha);
+    let bda = || Bda::new(sgd(0.1), sgd(0.2));
     let methods: Vec<(Boxed<Loss, Loss>, f64, f64)> = vec![
+        (Box::new(Soba::new(sgd(0.1), sgd(0.2))), exact, 1e-8),
+        (Box::new(growing.growth(3.0, 2.0 / 3.0)), exact, 4e-3),
+        (Box::new(bda().share(0.5, 1.0)), exact, 2e-3),
+        (Box::new(constant.growth(0.0, 0.0)), k / (c + k), 1e-9),
+        (Box::new(bda().share(share, 0.0)), k / (c + k), 1e-9),
         (
-            Box::new(Soba::new(sgd(0.1), sgd(0.2))),
-            1.0 / (1.0 + c),
-            1e-8,
-        ),
-        (
-            Box::new(Bda::new(sgd(0.1), sgd(0.2)).share(0.5, 1.0)),
-            1.0 / (1.0 + c),
-            2e-3,
-        ),
-        (
-            Box::new(F2sa::new(sgd(0.1), sgd(0.1)).growth(1.0, 0.3)),
-            1.0 / (1.0 + c),
-            2e-3,
-        ),
-        (
-            Box::new(Bome::new(sgd(0.1).power(0.5), sgd(0.1).power(0.5))),
-            1.0 / (1.0 + c),
-            5e-2,
-        ),
-        (
-            Box::new(
-                F2sa::new(sgd(0.1), sgd(0.05))
-                    .penalty(alpha)
-                    .growth(0.0, 0.0),
-            ),
-            k / (c + k),
-            1e-9,
-        ),
-        (
-            Box::new(Bda::new(sgd(0.1), sgd(0.2)).share(share, 0.0)),
-            k / (c + k),
-            1e-9,
+            Box::new(Bome::new(sgd(0.05), sgd(0.1))),
+            inner / (c + inner),
+            1e-3,
         ),
         (Box::new(Sama::new(sgd(0.1), sgd(0.2))), h / (h + c), 1e-8),
         (

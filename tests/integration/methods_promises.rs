@@ -11,6 +11,7 @@ use scalebio::{
     ActiveLayers, Bilevel, Error, LayerSampler, Lisa, LowerObjective, Update, UpperObjective,
 };
 
+use crate::layers;
 use crate::zoo::{self, Drawn, Vector, bits, coupled, flex, values};
 
 fn sgd(rate: f64) -> Update {
@@ -114,6 +115,8 @@ fn steps_report_gradients_penalty_and_u() {
         let mut run = method.start_boxed(problem, x, w).unwrap();
         for k in 0..3 {
             let step = run.next().unwrap().unwrap();
+            // SOBA's v is zero at first: its products need no gradient.
+            let calls = if name == "soba" && k == 0 { 2 } else { calls };
             assert_eq!((step.index(), step.gradient_calls()), (k, calls), "{name}");
             assert_eq!(step.penalty().is_finite(), penalty, "{name}");
             assert_eq!(step.auxiliary_loss().is_finite(), u, "{name}");
@@ -306,7 +309,8 @@ fn sama_and_no_u_clip_the_gradient_of_w_by_its_global_norm() {
 /// Settings that cannot work are errors at the start, which say what was given and what is possible.
 #[test]
 fn impossible_settings_are_errors() {
-    fn all<F, G>() -> Vec<(Boxed<F, G, Vector>, [&'static str; 2])>
+    type Words = [&'static str; 2];
+    fn all<F, G>() -> Vec<(Boxed<F, G, Vector>, Words)>
     where
         F: UpperObjective<Vector, Vector> + 'static,
         G: LowerObjective<Vector, Vector> + 'static,
@@ -351,12 +355,12 @@ fn impossible_settings_are_errors() {
                 ["0.5 / (k + 1)^-1", "at least 0"],
             ),
             (
-                Box::new(sama().layers(Lisa::new("blocks").active(0))),
-                ["0", "at least 1"],
+                Box::new(sama().layers(Lisa::over(&layers::model(), "blocks").unwrap().active(0))),
+                ["0 blocks", "from 1 to 12"],
             ),
             (
-                Box::new(no_u().layers(Lisa::new("blocks").active(0))),
-                ["0", "at least 1"],
+                Box::new(no_u().layers(Lisa::over(&layers::model(), "blocks").unwrap().active(0))),
+                ["0 blocks", "from 1 to 12"],
             ),
             (
                 Box::new(Sama::new(sgd(0.0), sgd(0.1))),

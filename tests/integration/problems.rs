@@ -73,7 +73,11 @@ pub fn assert_gradients<X: Module, W: Module>(
         |g: &Gradients| [flat_gradient(x, &g.of_upper), flat_gradient(w, &g.of_lower)].concat();
     let (given, autodiff) = (of(given), of(&autodiff));
     let scale = autodiff.iter().fold(1e-3, |max: f64, g| max.max(g.abs()));
-    assert!(largest_difference(&given, &autodiff) <= 1e-10 * scale);
+    let difference = largest_difference(&given, &autodiff);
+    assert!(
+        difference <= 1e-10 * scale,
+        "{difference} {given:?} {autodiff:?}"
+    );
     // Every coordinate of a small problem, some of a large one.
     let step = 1e-5;
     for i in (0..point.len()).step_by(point.len().div_ceil(60)) {

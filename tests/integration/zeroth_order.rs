@@ -74,7 +74,7 @@ fn directions_follow_from_the_seed() {
 /// Each step moves all entries of `w` by the same length along signs, and no two steps by the same signs.
 #[test]
 fn steps_are_along_signs() {
-    let size = 40;
+    let size = 41; // Odd, so that signs never cancel.
     let problem = Bilevel {
         upper: |_: &Vector, w: &Vector| (w.val() - 3.0).square().sum(),
         lower: |x: &Vector, w: &Vector| (w.val() - x.val()).square().sum(),
@@ -133,6 +133,29 @@ fn losses_leave_no_tape() {
     assert_eq!(tracked.get(), [4, 2]);
     assert_eq!(step.gradient_calls(), 3);
     assert!(run.lower().val().is_require_grad());
+}
+
+/// A loss that is no single number, or not finite, ends the run as an error.
+#[test]
+fn losses_that_cannot_be_used_are_errors() {
+    let first = |lower: fn(&Vector, &Vector) -> Tensor<1>| {
+        let upper = |_: &Vector, w: &Vector| (w.val() - 3.0).square().sum();
+        let (x, w) = (vector(&[0.0, 1.0], &flex()), vector(&[1.0, 0.0], &flex()));
+        let mut run = method().start(Bilevel { upper, lower }, x, w).unwrap();
+        let error = run.next().unwrap().unwrap_err();
+        assert!(run.next().is_none());
+        error
+    };
+    let not_scalar = first(|x, w| w.val() - x.val());
+    assert!(
+        matches!(not_scalar, Error::NotScalar { elements: 2 }),
+        "{not_scalar}"
+    );
+    let not_finite = first(|x, w| (w.val() - x.val() - 2.0).log().sum());
+    assert!(
+        matches!(not_finite, Error::NonFinite { .. }),
+        "{not_finite}"
+    );
 }
 
 /// Settings that cannot work are errors at the start.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-use crate::problems::normal;
+use super::super::normal;
 use crate::{Error, Result};
 
 /// Small gray images of ten classes: MNIST, FashionMNIST and other files of their format.

@@ -22,6 +22,9 @@ pub(super) fn minimize(
     let first = norm(&gradient);
     let mut length = f64::INFINITY;
     for _ in 0..STEPS {
+        if !norm(&gradient).is_finite() {
+            break;
+        }
         let scale = norm(&point).max(1.0);
         let tolerance = (norm(&gradient) / first).min(0.1).max(precision.sqrt());
         let negative: Vec<f64> = gradient.iter().map(|g| -g).collect();

@@ -1,17 +1,22 @@
 //! Gradients and the hypergradient of a problem against central differences.
 
-use std::fmt;
+mod flat;
+mod newton;
+mod report;
 
 use burn::module::Module;
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::index;
 
+use self::flat::{entries, gradient, names, placed};
+use self::newton::{Curvature, conjugate_gradients, differences, minimize, norm, root, sum};
 use super::differences::size_and_precision;
-use super::flat::{entries, gradient, names, placed};
-use super::newton::{Curvature, conjugate_gradients, differences, minimize, norm, root, sum};
+use super::oracle::number;
 use crate::solver::gradients::total;
 use crate::{Bilevel, Error, Gradients, LowerObjective, Result, UpperObjective};
+
+pub use report::{Comparison, HypergradientReport};
 
 /// Compares the hypergradient, and the four gradients it is made of, with central differences of losses alone.
 ///
@@ -84,39 +89,6 @@ where
     HypergradientCheck::new().run(problem, upper, lower)
 }
 
-/// What [`HypergradientCheck`] found. Displayed, it names the entries that differ most.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct HypergradientReport {
-    /// The hypergradient at `(x, w*(x))`.
-    pub hypergradient: Comparison,
-    /// The gradient of `F` in `x`, at the `(x, w)` that was given, as are those below.
-    pub upper_of_upper: Comparison,
-    /// The gradient of `F` in `w`.
-    pub upper_of_lower: Comparison,
-    /// The gradient of `G` in `x`.
-    pub lower_of_upper: Comparison,
-    /// The gradient of `G` in `w`.
-    pub lower_of_lower: Comparison,
-    /// Relative residual of the linear system `H_ww v = F_w`, by gradients. Where it is large, the hypergradient is not
-    /// to be trusted: the system is ill-conditioned, or the gradients of `G` are no gradients. 0 with a penalty.
-    pub residual: f64,
-}
-
-/// A gradient beside its differences, entry by entry.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Comparison {
-    /// The entries that were compared: `path[i, j]`, or `[i]` of a module that is a parameter itself.
-    pub names: Vec<String>,
-    /// By the objectives' gradients.
-    pub gradient: Vec<f64>,
-    /// By central differences of losses.
-    pub differences: Vec<f64>,
-    /// Norm of what differences cannot tell from zero.
-    negligible: f64,
-}
-
 impl HypergradientCheck {
     /// The hypergradient without penalty, up to 24 entries of each variable, seed 0.
     pub fn new() -> Self {
@@ -154,7 +126,8 @@ impl HypergradientCheck {
     ///
     /// * [`Error::NotSolved`] where `w*` is not found.
     /// * [`Error::NonFinite`] for a loss that is NaN or infinite at `(upper, lower)`.
-    /// * [`Error::NotTrainable`] and [`Error::NotDifferentiable`] for variables and losses without gradients.
+    /// * [`Error::NotTrainable`], [`Error::NotDifferentiable`] and [`Error::NotScalar`] for variables and losses that
+    ///   cannot be differentiated.
     /// * [`Error::Setting`] for a setting that cannot work.
     pub fn run<F, G, X, W>(
         &self,
@@ -178,38 +151,13 @@ impl HypergradientCheck {
         }
         let mut random = Xoshiro256PlusPlus::seed_from_u64(self.seed);
         let mut pick = |of: &[f64]| {
-            let mut chosen =
-                index::sample(&mut random, of.len(), self.entries.min(of.len())).into_vec();
+            let count = self.entries.min(of.len());
+            let mut chosen = index::sample(&mut random, of.len(), count).into_vec();
             chosen.sort_unstable();
             chosen
         };
         let (of_x, of_w) = (pick(&x), pick(&w));
-
-        let (f, g) = (fixed.f_own(&x, &w)?, fixed.g_own(&x, &w)?);
-        for (quantity, value) in [("the upper loss", f.loss), ("the lower loss", g.loss)] {
-            if !value.is_finite() {
-                let quantity = quantity.to_owned();
-                return Err(Error::NonFinite {
-                    step: 0,
-                    quantity,
-                    value,
-                });
-            }
-        }
-        let in_x = |own: &[f64], loss: &dyn Fn(&[f64], &[f64]) -> f64| {
-            fixed.compare(&of_x, own, names(upper), &x, |x| Ok(loss(x, &w)))
-        };
-        let in_w = |own: &[f64], loss: &dyn Fn(&[f64], &[f64]) -> f64| {
-            fixed.compare(&of_w, own, names(lower), &w, |w| Ok(loss(&x, w)))
-        };
-        let (f_loss, g_loss) = (
-            |x: &[f64], w: &[f64]| fixed.f_loss(x, w),
-            |x: &[f64], w: &[f64]| fixed.g_loss(x, w),
-        );
-        let upper_of_upper = in_x(&f.of_x, &f_loss)?;
-        let upper_of_lower = in_w(&f.of_w, &f_loss)?;
-        let lower_of_upper = in_x(&g.of_x, &g_loss)?;
-        let lower_of_lower = in_w(&g.of_w, &g_loss)?;
+        let gradients = fixed.gradients([&of_x, &of_w], &x, &w)?;
 
         let solution = fixed.solve(&x, w)?;
         let (own, residual) = match self.penalty {
@@ -217,8 +165,14 @@ impl HypergradientCheck {
             Some(alpha) => (fixed.penalized(&x, &solution, alpha)?, 0.0),
         };
         let hypergradient = fixed.compare(&of_x, &own, names(upper), &x, |x| {
-            Ok(fixed.f_loss(x, &fixed.solve(x, solution.clone())?))
+            fixed.f_loss(x, &fixed.solve(x, solution.clone())?)
         })?;
+        let [
+            upper_of_upper,
+            upper_of_lower,
+            lower_of_upper,
+            lower_of_lower,
+        ] = gradients;
         Ok(HypergradientReport {
             hypergradient,
             upper_of_upper,
@@ -272,6 +226,9 @@ where
     lower_draw: Vec<G::Batch>,
     precision: f64,
 }
+
+/// A loss at `(x, w)`.
+type Loss<'a> = dyn Fn(&[f64], &[f64]) -> Result<f64> + 'a;
 
 /// Loss and gradients as plain numbers.
 struct Flat {
@@ -334,20 +291,16 @@ where
         Ok(Self::flat(&x, &w, &own))
     }
 
-    fn f_loss(&self, x: &[f64], w: &[f64]) -> f64 {
+    fn f_loss(&self, x: &[f64], w: &[f64]) -> Result<f64> {
         let (x, w) = self.placed(x, w);
         let batches = self.upper_draw.iter();
-        batches
-            .map(|b| self.f.loss(&x, &w, b).into_scalar::<f64>())
-            .sum()
+        batches.map(|b| number(self.f.loss(&x, &w, b))).sum()
     }
 
-    fn g_loss(&self, x: &[f64], w: &[f64]) -> f64 {
+    fn g_loss(&self, x: &[f64], w: &[f64]) -> Result<f64> {
         let (x, w) = self.placed(x, w);
         let batches = self.lower_draw.iter();
-        batches
-            .map(|b| self.g.loss(&x, &w, b).into_scalar::<f64>())
-            .sum()
+        batches.map(|b| number(self.g.loss(&x, &w, b))).sum()
     }
 
     /// `w*(x)`, by differentiating the loss.
@@ -383,6 +336,34 @@ where
         Ok(sum(&at_w, -alpha, &self.g_own(x, u)?.of_x))
     }
 
+    /// The gradients of `F` in `x` and in `w`, and those of `G`, in the entries `chosen` of `x` and of `w`.
+    fn gradients(&self, chosen: [&[usize]; 2], x: &[f64], w: &[f64]) -> Result<[Comparison; 4]> {
+        let (f, g) = (self.f_own(x, w)?, self.g_own(x, w)?);
+        for (quantity, value) in [("the upper loss", f.loss), ("the lower loss", g.loss)] {
+            if !value.is_finite() {
+                return Err(Error::NonFinite {
+                    step: 0,
+                    quantity: quantity.to_owned(),
+                    value,
+                });
+            }
+        }
+        let in_x = |own: &Flat, loss: &Loss| {
+            self.compare(chosen[0], &own.of_x, names(self.x), x, |x| loss(x, w))
+        };
+        let in_w = |own: &Flat, loss: &Loss| {
+            self.compare(chosen[1], &own.of_w, names(self.w), w, |w| loss(x, w))
+        };
+        let f_loss = |x: &[f64], w: &[f64]| self.f_loss(x, w);
+        let g_loss = |x: &[f64], w: &[f64]| self.g_loss(x, w);
+        Ok([
+            in_x(&f, &f_loss)?,
+            in_w(&f, &f_loss)?,
+            in_x(&g, &g_loss)?,
+            in_w(&g, &g_loss)?,
+        ])
+    }
+
     /// The entries `chosen` of `own` beside central differences of `loss` at `point`.
     fn compare(
         &self,
@@ -413,67 +394,5 @@ where
             differences,
             negligible: 1e4 * self.precision.powf(2.0 / 3.0) * largest,
         })
-    }
-}
-
-impl HypergradientReport {
-    /// Whether all five relative errors are at most `tolerance`.
-    pub fn passes(&self, tolerance: f64) -> bool {
-        // NaN fails.
-        self.comparisons()
-            .iter()
-            .all(|(_, c)| c.relative_error() <= tolerance)
-    }
-
-    fn comparisons(&self) -> [(&'static str, &Comparison); 5] {
-        [
-            ("hypergradient", &self.hypergradient),
-            ("gradient of the upper objective in x", &self.upper_of_upper),
-            ("gradient of the upper objective in w", &self.upper_of_lower),
-            ("gradient of the lower objective in x", &self.lower_of_upper),
-            ("gradient of the lower objective in w", &self.lower_of_lower),
-        ]
-    }
-}
-
-impl Comparison {
-    /// `|gradient - differences| / max(|gradient|, |differences|)`, Euclidean norms over the entries compared. NaN if
-    /// one of them is.
-    pub fn relative_error(&self) -> f64 {
-        let difference = norm(&sum(&self.gradient, -1.0, &self.differences));
-        if difference == 0.0 {
-            return 0.0;
-        }
-        let size = norm(&self.gradient).max(norm(&self.differences));
-        difference / size.max(self.negligible)
-    }
-
-    /// Positions of the entries, those that differ most first.
-    pub fn worst(&self) -> Vec<usize> {
-        let off = |i: &usize| (self.gradient[*i] - self.differences[*i]).abs();
-        let mut order: Vec<usize> = (0..self.gradient.len()).collect();
-        order.sort_by(|i, j| off(j).total_cmp(&off(i)));
-        order
-    }
-}
-
-impl fmt::Display for HypergradientReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, comparison) in self.comparisons() {
-            writeln!(
-                f,
-                "{name}: relative error {:.1e} over {} entries",
-                comparison.relative_error(),
-                comparison.names.len()
-            )?;
-            for i in comparison.worst().into_iter().take(3) {
-                writeln!(
-                    f,
-                    "  {}: {:+.6e}, by differences {:+.6e}",
-                    comparison.names[i], comparison.gradient[i], comparison.differences[i]
-                )?;
-            }
-        }
-        write!(f, "linear system: relative residual {:.1e}", self.residual)
     }
 }
