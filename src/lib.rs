@@ -53,7 +53,7 @@
 //! | [`Run`], [`Step`], [`Solution`] | the run, an iterator over its steps |
 //! | [`LayerSampler`], [`AllLayers`], [`Lisa`] | which layers train at which step |
 //! | [`Minibatches`] | seeded draws from a finite sum, that resume from one number |
-//! | [`methods`] | other bilevel methods behind one trait, to compare |
+//! | [`methods`] | the bilevel methods of the field behind one trait: F2SA, BOME, SAMA, SOBA and others |
 //! | [`reweight`] | source weights over any model with a loss a sample |
 //! | `models`, `data`, `train` (feature `llm`) | language models, text, whole runs with their files |
 //! | `problems` (feature `problems`) | classical bilevel problems, exact solutions where there are, data readers |

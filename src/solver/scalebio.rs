@@ -121,7 +121,7 @@ impl ScaleBio {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`] for a setting that cannot work, [`Error::NotTrainable`] for a variable that
+    /// [`Error::Setting`](crate::Error::Setting) for a setting that cannot work, [`Error::NotTrainable`](crate::Error::NotTrainable) for a variable that
     /// is not on an autodiff device.
     pub fn start<F, G, X, W>(
         self,
