@@ -15,7 +15,7 @@ pub struct Quadratics(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    Whole(QuadraticBatch),
+    Whole(Box<QuadraticBatch>),
     Samples {
         /// `a`, `b`, `c`, `d`, `l`, `m`, `[samples, variables]` each.
         rows: Box<[Tensor<2>; 6]>,
@@ -35,19 +35,21 @@ pub struct QuadraticBatch {
 #[derive(Clone, Debug)]
 enum Form {
     /// `A`, `B`, `C`: a tenth of the work that the factors of a thousand samples are.
-    Mean([Tensor<2>; 3]),
+    Mean(Box<[Tensor<2>; 3]>),
     /// `a`, `b`, `c`, `d` of the drawn samples, `[samples, variables]` each, and the samples' weight.
-    Factors([Tensor<2>; 4], f64),
+    Factors(Box<[Tensor<2>; 4]>, f64),
 }
 
 impl Quadratics {
     pub(super) fn whole(mean: &Mean, device: &Device) -> Self {
         let column = |values: &[f64]| tensor(&Dense::new(1, values.to_vec()), device);
-        Self(Source::Whole(QuadraticBatch {
-            form: Form::Mean([&mean.a, &mean.b, &mean.c].map(|m| tensor(m, device))),
+        Self(Source::Whole(Box::new(QuadraticBatch {
+            form: Form::Mean(Box::new(
+                [&mean.a, &mean.b, &mean.c].map(|m| tensor(m, device)),
+            )),
             linear: [column(&mean.m), column(&mean.l)],
             slot: None,
-        }))
+        })))
     }
 
     pub(super) fn drawn(rows: &[Dense; 6], batches: Minibatches, device: &Device) -> Result<Self> {
@@ -75,7 +77,7 @@ impl Quadratics {
 
     fn draw(&mut self) -> Result<Vec<QuadraticBatch>> {
         let (rows, batches) = match &mut self.0 {
-            Source::Whole(batch) => return Ok(vec![batch.clone()]),
+            Source::Whole(batch) => return Ok(vec![batch.as_ref().clone()]),
             Source::Samples { rows, batches } => (rows, batches),
         };
         let drawn = batches.draw()?;
@@ -86,7 +88,7 @@ impl Quadratics {
             .map(|rows| rows.clone().select(0, indices.clone()));
         let mean = |rows: Tensor<2>| rows.sum_dim(0).transpose() * drawn.weight;
         Ok(vec![QuadraticBatch {
-            form: Form::Factors([a, b, c, d], drawn.weight),
+            form: Form::Factors(Box::new([a, b, c, d]), drawn.weight),
             linear: [mean(m), mean(l)],
             slot: drawn.slot,
         }])
@@ -99,14 +101,14 @@ impl QuadraticBatch {
         let [m, l] = self.linear.clone();
         let [of_x, of_z] = match &self.form {
             Form::Mean(mean) => {
-                let [a, b, c] = mean.clone();
+                let [a, b, c] = mean.as_ref().clone();
                 [
                     b.matmul(x.clone()) + c.clone().matmul(z.clone()),
                     a.matmul(z) + c.transpose().matmul(x),
                 ]
             }
             Form::Factors(factors, weight) => {
-                let [a, b, c, d] = factors.clone();
+                let [a, b, c, d] = factors.as_ref().clone();
                 let [az, bx] = [a.clone().matmul(z.clone()), b.clone().matmul(x.clone())];
                 let [cx, dz] = [c.clone().matmul(x), d.clone().matmul(z)];
                 [
