@@ -15,8 +15,10 @@ use crate::record::{Comparison, Point, Trace};
 
 type Done<T> = Result<T, Box<dyn Error>>;
 
+type Compare = fn(&Arguments) -> Done<Comparison>;
+
 /// Names and runs.
-pub const PROBLEMS: [(&str, fn(&Arguments) -> Done<Comparison>); 3] = [
+pub const PROBLEMS: [(&str, Compare); 3] = [
     ("simulated", |arguments| simulated(arguments, false)),
     ("simulated-minibatch", |arguments| {
         simulated(arguments, true)
