@@ -121,8 +121,8 @@ impl ScaleBio {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`](crate::Error::Setting) for a setting that cannot work, [`Error::NotTrainable`](crate::Error::NotTrainable) for a variable that
-    /// is not on an autodiff device.
+    /// [`Error::Setting`](crate::Error::Setting) for a setting that cannot work,
+    /// [`Error::NotTrainable`](crate::Error::NotTrainable) for a variable that is not on an autodiff device.
     pub fn start<F, G, X, W>(
         self,
         problem: Bilevel<F, G>,

@@ -36,8 +36,15 @@ fn public_types_are_send_and_where_possible_sync() {
     send_and_sync::<Lisa>();
     send_and_sync::<methods::Bda>();
     send_and_sync::<methods::Bome>();
+    send_and_sync::<methods::Comparison>();
+    send_and_sync::<methods::Estimator>();
     send_and_sync::<methods::F2sa>();
+    send_and_sync::<methods::HypergradientCheck>();
+    send_and_sync::<methods::HypergradientReport>();
+    send_and_sync::<methods::Penalized>();
+    send_and_sync::<methods::Polyak>();
     send_and_sync::<methods::Soba>();
+    send_and_sync::<methods::ZerothOrder>();
     send_and_sync::<Moments>();
     send_and_sync::<Penalty>();
     send_and_sync::<PerVariable>();

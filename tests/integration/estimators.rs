@@ -1,8 +1,7 @@
-//! Variance-reduced estimates and Polyak's steps: unbiased, exact at rest, and faster than plain estimates where there is
-//! noise.
+//! Variance-reduced estimates: unbiased, exact at rest, and faster than plain estimates where there is noise.
 
-use burn::tensor::{DType, Device, Tensor};
-use scalebio::methods::{Estimator, Method, Penalized, Polyak, Progress, Soba};
+use burn::tensor::{Device, Tensor};
+use scalebio::methods::{Estimator, Method, Penalized, Progress, Soba};
 use scalebio::{
     Bilevel, Error, LowerObjective, Minibatches, Order, Result, Slot, Update, UpperObjective,
 };
@@ -141,7 +140,7 @@ fn at(run: &dyn Progress<Vector, Vector>) -> Vec<f64> {
     [values(run.upper().val()), values(run.lower().val())].concat()
 }
 
-fn advance(run: &mut dyn Progress<Vector, Vector>, steps: usize) -> Vec<f64> {
+pub fn advance(run: &mut dyn Progress<Vector, Vector>, steps: usize) -> Vec<f64> {
     for _ in 0..steps {
         run.next().unwrap().unwrap();
     }
@@ -185,7 +184,7 @@ fn saga_is_unbiased_over_the_slots() {
 /// estimates differ.
 #[test]
 fn saga_has_no_variance_at_rest() {
-    let still: [fn(Estimator, Bilevel<Sum, Sum>) -> Box<dyn Progress<Vector, Vector>>; 2] = [
+    let still: [Start; 2] = [
         |estimator, problem| {
             let method = Soba::new(Update::sgd(1e-15), Update::sgd(1e-15)).estimator(estimator);
             start(method, problem, &flex())
@@ -321,17 +320,6 @@ fn what_an_estimator_cannot_do_is_an_error() {
         let error = start(soba().estimator(Estimator::Storm { decay }));
         assert!(matches!(error, Some(Error::Setting { .. })), "{decay}");
     }
-    for polyak in [
-        Polyak::new().factors(0.0, 1.0),
-        Polyak::new().factors(1.0, f64::INFINITY),
-        Polyak::new().lowest(f64::NAN, 0.0),
-        Polyak::new().lowest(0.0, f64::NEG_INFINITY),
-    ] {
-        assert!(
-            matches!(start(soba().polyak(polyak)), Some(Error::Setting { .. })),
-            "{polyak:?}"
-        );
-    }
     let penalized = Penalized::new(0.0, Update::sgd(0.1), Update::sgd(0.1));
     let error = penalized
         .start(sums(&[0]), vector(&[1.0], &flex()), vector(&[1.0], &flex()))
@@ -400,71 +388,47 @@ fn saga_solves_simulated_in_1536_iterations() {
     assert!(plain[1] > 1e-3, "{plain:?}");
 }
 
-/// `F = 1/2 |w - 3|^2` over `G = scale / 2 sum_j c_j (w_j - a_j x_j)^2`, both with lowest value 0, and `G` at every `x`.
-fn interpolating(
-    scale: f64,
-) -> Bilevel<impl Fn(&Vector, &Vector) -> Tensor<1>, impl Fn(&Vector, &Vector) -> Tensor<1>> {
-    let like = |values: [f64; 2], w: &Vector| {
-        Tensor::<1>::from_data(values, (&w.val().device(), DType::F64))
-    };
-    Bilevel {
-        upper: move |_: &Vector, w: &Vector| (w.val() - 3.0).square().sum() * 0.5,
-        lower: move |x: &Vector, w: &Vector| {
-            let off = w.val() - x.val() * like([1.0, 2.0], w);
-            (off.square() * like([1.0, 10.0], w)).sum() * (0.5 * scale)
-        },
-    }
-}
-
-/// Polyak's steps solve lower problems whose curvature is anything from .01 to 1000 with the same settings, at caps where
-/// constant steps diverge.
+/// The example's minibatches and estimators are the library's: the same numbers as [`on_simulated`]'s, and the seed that
+/// of everything random.
+#[cfg(feature = "llm")]
 #[test]
-fn polyak_steps_need_no_tuning() {
-    let device = flex();
-    let end = |method: Penalized, scale: f64| {
-        let (x, w) = (vector(&[0.0, 0.0], &device), vector(&[0.5, -1.0], &device));
-        let mut run = method.start(interpolating(scale), x, w).unwrap();
-        let done = run.by_ref().take(1500).all(|step| step.is_ok());
-        (
-            done,
-            largest_difference(&values(run.upper().val()), &[3.0, 1.5]),
-        )
-    };
-    for scale in [0.01, 1.0, 100.0] {
-        let method = || Penalized::new(100.0, Update::sgd(1e3), Update::sgd(1e6));
-        let (_, off) = end(method().polyak(Polyak::new()), scale);
-        assert!(off < 1e-5, "scale {scale}: {off}");
-        let (done, off) = end(method(), scale);
-        assert!(!done || off > 1.0, "{off}");
-    }
-    let (x, w) = (vector(&[0.0, 0.0], &device), vector(&[0.5, -1.0], &device));
-    let mut run = Soba::new(Update::sgd(1e3), Update::sgd(1e6))
-        .system(Update::sgd(0.1))
-        .polyak(Polyak::new())
-        .start(interpolating(1.0), x, w)
-        .unwrap();
-    let x = advance(&mut *run, 1500);
-    assert!(largest_difference(&x[..2], &[3.0, 1.5]) < 1e-5, "{x:?}");
-}
+fn the_example_prints_the_same_numbers() {
+    use crate::zoo::bits;
 
-/// The rate that a step reports is Polyak's formula, and the update's rate where that is less.
-#[test]
-fn polyak_rates_follow_the_formula() {
-    let device = flex();
-    let (x, w) = (vector(&[0.0, 0.0], &device), vector(&[0.5, -1.0], &device));
-    let polyak = Polyak::new().lowest(-0.5, -2.0).factors(4.0, 2.0);
-    let method = Penalized::new(10.0, Update::sgd(0.7), Update::sgd(1e3)).polyak(polyak);
-    let mut run = method.start(interpolating(1.0), x, w).unwrap();
-    // G = 1/2 (.5^2 + 10), its gradient (.5, -10), of alpha G ten times as long. No gap yet: the cap for x.
-    let first = run.next().unwrap().unwrap().learning_rates();
-    let expected = 10.0 * (5.125 + 2.0) / (2.0 * 100.0 * 100.25);
-    assert!((first.lower - expected).abs() < 1e-12 && (first.auxiliary - expected).abs() < 1e-12);
-    assert_eq!(first.upper, 0.7);
-    let second = run.nth(20).unwrap().unwrap();
-    let norm = second.gradient_norms().upper;
-    let expected = (second.upper_loss() + 0.5) / (4.0 * norm * norm);
-    assert!(
-        expected < 0.7 && (second.learning_rates().upper - expected).abs() < 1e-12,
-        "{second:?}"
+    let last = |arguments: &str, seed: &str| {
+        let arguments = format!("{arguments} --iterations 40 --seed {seed}");
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        let output = crate::examples::example("simulated", &arguments);
+        assert!(output.status.success(), "{output:?}");
+        let rows: Vec<[f64; 4]> = serde_json::from_slice(&output.stdout).unwrap();
+        rows[40][1]
+    };
+    let sgd = Update::sgd;
+    for (name, estimator) in [
+        ("plain", Estimator::Plain),
+        ("saga", Estimator::Saga),
+        ("storm", Estimator::Storm { decay: 0.1 }),
+    ] {
+        let soba = Soba::new(sgd(0.1), sgd(0.1)).estimator(estimator);
+        let soba = on_simulated(soba, 2, &[40])[0];
+        let arguments = format!("--method soba --batch 64 --estimator {name}");
+        let printed = last(&arguments, "2");
+        assert!(
+            (printed - soba).abs() <= 1e-9 * soba,
+            "{name}: {printed} {soba}"
+        );
+        assert_ne!(bits(&[printed]), bits(&[last(&arguments, "3")]));
+    }
+    let penalized = Penalized::new(50.0, sgd(0.1), sgd(0.004)).estimator(Estimator::Saga);
+    let penalized = on_simulated(penalized, 2, &[40])[0];
+    let printed = last(
+        "--method penalized --alpha 50 --batch 64 --estimator saga",
+        "2",
     );
+    assert!(
+        (printed - penalized).abs() <= 1e-9 * penalized,
+        "{printed} {penalized}"
+    );
+    let zeroth_order = ["2", "3"].map(|seed| bits(&[last("--method zeroth_order", seed)]));
+    assert_ne!(zeroth_order[0], zeroth_order[1]);
 }

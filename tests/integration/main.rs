@@ -16,6 +16,7 @@ mod methods_points;
 mod methods_promises;
 mod minibatches;
 mod moments;
+mod polyak;
 mod problems;
 mod problems_classifiers;
 mod problems_readers;
