@@ -73,6 +73,65 @@ fn quadratic_ends_at_three() {
     );
 }
 
+/// The comparison runs every method on every problem, logs the same columns for all, names hyper-parameters, and writes
+/// a page that asks for nothing from elsewhere.
+#[test]
+fn bilevel_bench_writes_tables_and_a_page_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let problems = "simulated,simulated-minibatch,sources";
+    let short = ["--budget", "60", "--seeds", "2", "--out", out];
+    let text = printed(&example(
+        "bilevel_bench",
+        &[&short[..], &["--problem", problems]].concat(),
+    ));
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    let (results, methods, page) = (read("results.csv"), read("methods.csv"), read("index.html"));
+    for method in [
+        "penalty",
+        "f2sa",
+        "bome",
+        "sama",
+        "no-u",
+        "bda",
+        "soba",
+        "zeroth-order",
+    ] {
+        for problem in problems.split(',') {
+            let row = format!("{problem},{method},");
+            assert!(methods.contains(&row), "{row} in {methods}");
+            assert!(results.contains(&row), "{row} in {results}");
+        }
+        assert!(text.contains(method) && page.contains(method), "{method}");
+    }
+    assert!(
+        results.contains("simulated-minibatch,soba-saga,1,"),
+        "{results}"
+    );
+    assert!(page.contains("rate: 0.3"), "hyper-parameters in {page}");
+    for row in results.lines().skip(1) {
+        let columns: Vec<&str> = row.split(',').collect();
+        assert_eq!(columns.len(), 7, "{row}");
+        let number = |i: usize| columns[i].parse::<f64>().unwrap();
+        assert!(number(5) >= 0.0 && number(6).is_finite(), "{row}");
+        assert!(number(4) <= 75.0, "a step past the budget at most: {row}");
+    }
+    assert_eq!(page.matches("<svg").count(), 9);
+    for outside in ["src=", "@import", "url(", "<script", "href=\"http"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    let unknown = example(
+        "bilevel_bench",
+        &[&short[..], &["--methods", "newton"]].concat(),
+    );
+    assert!(!unknown.status.success());
+    let error = String::from_utf8(unknown.stderr).unwrap();
+    assert!(
+        error.contains("newton") && error.contains("penalty"),
+        "{error}"
+    );
+}
+
 #[test]
 fn replay_equals_the_recorded_pytorch_runs() {
     for (model, trajectory) in [("gpt2", "gpt2-adamw"), ("llama3", "llama3-sgd")] {

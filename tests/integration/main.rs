@@ -26,6 +26,7 @@ mod properties;
 mod reweighting;
 mod settings;
 mod solver;
+mod theory;
 mod zeroth_order;
 mod zoo;
 
