@@ -34,6 +34,7 @@ mod zoo;
 mod architectures;
 #[cfg(feature = "llm")]
 mod bfloat16;
+#[cfg(feature = "llm")]
 mod blockwise;
 #[cfg(feature = "llm")]
 #[path = "../../examples/check_model/compare.rs"]

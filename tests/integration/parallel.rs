@@ -28,7 +28,7 @@ fn problem() -> Bilevel<
         upper: move |x: &Vector, w: &Vector| {
             (w.val() - target.clone()).square().sum() + x.val().square().sum() * 0.1
         },
-        lower: |x: &Vector, w: &Vector| ((w.val() - x.val()).square() * x.val().exp()).sum(),
+        lower: |x: &Vector, w: &Vector| (w.val() - x.val()).square().sum(),
     }
 }
 
