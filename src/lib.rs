@@ -90,6 +90,8 @@ mod device;
 mod error;
 #[cfg(feature = "llm")]
 mod files;
+#[cfg(all(feature = "flex", feature = "llm"))]
+mod kernels;
 #[cfg(feature = "llm")]
 pub mod models;
 mod problem;

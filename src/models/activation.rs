@@ -4,6 +4,8 @@ use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
 
 use super::linearized::linearized;
+#[cfg(feature = "flex")]
+use crate::kernels;
 
 /// A non-linearity, called as in a checkpoint's config.json.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,11 +27,34 @@ pub enum Activation {
 impl Activation {
     /// Applies the non-linearity to each element.
     pub(crate) fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        #[cfg(feature = "flex")]
+        if let Some(y) = kernels::curve(self.curve(), &x) {
+            return y;
+        }
         match self {
             Self::GeluNew => gelu_new(x),
             Self::Gelu => activation::gelu(x),
             Self::Relu => activation::relu(x),
             Self::Silu => activation::silu(x),
+        }
+    }
+
+    /// `f(gate) * up`, in one pass where it can be.
+    pub(super) fn gated<const D: usize>(self, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+        #[cfg(feature = "flex")]
+        if let Some(y) = kernels::gated(self.curve(), &gate, &up) {
+            return y;
+        }
+        self.forward(gate) * up
+    }
+
+    #[cfg(feature = "flex")]
+    fn curve(self) -> kernels::Curve {
+        match self {
+            Self::GeluNew => kernels::Curve::GeluTanh,
+            Self::Gelu => kernels::Curve::Gelu,
+            Self::Relu => kernels::Curve::Relu,
+            Self::Silu => kernels::Curve::Silu,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
     activation::Activation,
     attention::{Biases, Seen},
     decoder::{AttentionOptions, GatedMlp, Heads, SelfAttention, embed},
-    linear::Linear,
+    linear::{self, Linear},
     llama::NAMING,
     network::{Network, capped},
     norm::RmsNorm,
@@ -138,7 +138,7 @@ impl Network for Gemma2 {
     fn head(&self, rows: Tensor<2>) -> Tensor<2> {
         let logits = match &self.lm_head {
             Some(head) => head.forward(rows),
-            None => rows.matmul(self.embed_tokens.weight.val().transpose()),
+            None => linear::head(&self.embed_tokens, rows),
         };
         capped(logits, self.config.cap)
     }

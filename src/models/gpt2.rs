@@ -20,12 +20,16 @@ use serde_json::Value;
 use super::{
     activation::Activation,
     attention::{Seen, attention, causal_bias, with_seen},
+    linear::{self, linear},
     network::Network,
+    norm::layer_norm,
     pretrained::{self, Naming},
     random::Draw,
     saving,
 };
 use crate::error::{Error, Result};
+#[cfg(feature = "flex")]
+use crate::kernels;
 
 /// The shape of a [`Gpt2`], spelled and with the defaults as in the Hub's config.json.
 ///
@@ -314,12 +318,11 @@ impl Network for Gpt2 {
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, &bias, seen.get_mut(index));
         }
-        self.ln_f.forward(x)
+        layer_norm(&self.ln_f, x, self.config.layer_norm_epsilon)
     }
 
     fn head(&self, rows: Tensor<2>) -> Tensor<2> {
-        let head = self.lm_head.as_ref().unwrap_or(&self.wte);
-        rows.matmul(head.weight.val().transpose())
+        linear::head(self.lm_head.as_ref().unwrap_or(&self.wte), rows)
     }
 
     fn device(&self) -> Device {
@@ -350,6 +353,8 @@ struct Block {
     attn: Attention,
     ln_2: LayerNorm,
     mlp: Mlp,
+    #[module(skip)]
+    epsilon: f64,
 }
 
 impl Block {
@@ -379,13 +384,16 @@ impl Block {
                 c_proj: draw.linear(inner, width, residual),
                 activation: config.activation_function,
             },
+            epsilon: config.layer_norm_epsilon,
         }
     }
 
     /// `[batch * length, width]` to the same.
     fn forward(&self, x: Tensor<2>, bias: &Tensor<4>, seen: Option<&mut Seen>) -> Tensor<2> {
-        let x = x.clone() + self.attn.forward(self.ln_1.forward(x), bias, seen);
-        x.clone() + self.mlp.forward(self.ln_2.forward(x))
+        let normed = layer_norm(&self.ln_1, x.clone(), self.epsilon);
+        let x = x + self.attn.forward(normed, bias, seen);
+        let normed = layer_norm(&self.ln_2, x.clone(), self.epsilon);
+        x + self.mlp.forward(normed)
     }
 }
 
@@ -403,7 +411,13 @@ impl Attention {
     fn forward(&self, x: Tensor<2>, bias: &Tensor<4>, seen: Option<&mut Seen>) -> Tensor<2> {
         let [rows, width] = x.dims();
         let [batch, _, length, _] = bias.dims();
-        let qkv = self.c_attn.forward(x);
+        let qkv = linear(&self.c_attn, x);
+        #[cfg(feature = "flex")]
+        if seen.is_none()
+            && let Some(mixed) = kernels::merged_attention(&qkv, self.heads, bias, self.scale)
+        {
+            return linear(&self.c_proj, mixed.reshape([rows, width]));
+        }
         let heads = |part: usize| {
             qkv.clone()
                 .slice([0..rows, part * width..(part + 1) * width])
@@ -412,8 +426,7 @@ impl Attention {
         };
         let (k, v) = with_seen(seen, heads(1), heads(2));
         let mixed = attention(heads(0), k, v, bias, self.scale, None);
-        self.c_proj
-            .forward(mixed.swap_dims(1, 2).reshape([rows, width]))
+        linear(&self.c_proj, mixed.swap_dims(1, 2).reshape([rows, width]))
     }
 }
 
@@ -427,8 +440,8 @@ struct Mlp {
 
 impl Mlp {
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.c_proj
-            .forward(self.activation.forward(self.c_fc.forward(x)))
+        let inner = self.activation.forward(linear(&self.c_fc, x));
+        linear(&self.c_proj, inner)
     }
 }
 

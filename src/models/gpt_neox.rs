@@ -13,8 +13,9 @@ use burn::{
 use super::{
     activation::Activation,
     attention::{Seen, attention, causal_bias, with_seen},
-    linear::Linear,
+    linear::{self, Linear},
     network::Network,
+    norm::layer_norm,
     pretrained::Naming,
     random::Draw,
     rotary::{Rope, RopeDefaults, Turns},
@@ -118,13 +119,13 @@ impl Network for GptNeox {
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, &bias, &turns, seen.get_mut(index));
         }
-        self.final_layer_norm.forward(x)
+        layer_norm(&self.final_layer_norm, x, self.config.epsilon)
     }
 
     fn head(&self, rows: Tensor<2>) -> Tensor<2> {
         match &self.lm_head {
             Some(head) => head.forward(rows),
-            None => rows.matmul(self.embed_in.weight.val().transpose()),
+            None => linear::head(&self.embed_in, rows),
         }
     }
 
@@ -159,6 +160,8 @@ struct Block {
     mlp: Mlp,
     #[module(skip)]
     parallel: bool,
+    #[module(skip)]
+    epsilon: f64,
 }
 
 impl Block {
@@ -178,6 +181,7 @@ impl Block {
                 activation: config.activation,
             },
             parallel: config.parallel,
+            epsilon: config.epsilon,
         }
     }
 
@@ -189,13 +193,11 @@ impl Block {
         turns: &Turns,
         seen: Option<&mut Seen>,
     ) -> Tensor<2> {
-        let normed = self.input_layernorm.forward(x.clone());
+        let normed = layer_norm(&self.input_layernorm, x.clone(), self.epsilon);
         let attended = x.clone() + self.attention.forward(normed, bias, turns, seen);
         let read = if self.parallel { x } else { attended.clone() };
-        attended
-            + self
-                .mlp
-                .forward(self.post_attention_layernorm.forward(read))
+        let normed = layer_norm(&self.post_attention_layernorm, read, self.epsilon);
+        attended + self.mlp.forward(normed)
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     activation::Activation,
     attention::{Biases, Seen},
     decoder::{AttentionOptions, GatedMlp, Heads, SelfAttention, embed},
-    linear::Linear,
+    linear::{self, Linear},
     network::Network,
     norm::RmsNorm,
     pretrained::Naming,
@@ -165,7 +165,7 @@ impl Network for Llama {
     fn head(&self, rows: Tensor<2>) -> Tensor<2> {
         match &self.lm_head {
             Some(head) => head.forward(rows),
-            None => rows.matmul(self.embed_tokens.weight.val().transpose()),
+            None => linear::head(&self.embed_tokens, rows),
         }
     }
 

@@ -3,6 +3,8 @@
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 
 use super::attention::widened;
+#[cfg(feature = "flex")]
+use crate::kernels;
 
 /// The negative log-likelihood of each label given the tokens before it, in nats.
 ///
@@ -113,13 +115,24 @@ impl Targets {
             return Tensor::zeros([self.samples], &device);
         }
         let rows = Tensor::from_data(self.rows.as_slice(), &device);
-        let logits = widened(head(hidden.select(0, rows)));
-        let highest = logits.clone().detach().max_dim(1);
-        let logits = logits - highest;
-        let labels = TensorData::new(self.labels, [count, 1]);
-        let target = logits.clone().gather(1, Tensor::from_data(labels, &device));
-        let total = logits.exp().sum_dim(1).log();
+        let logits = head(hidden.select(0, rows));
+        let losses = row_losses(logits, &self.labels);
         let means = Tensor::from_data(TensorData::new(self.means, [self.samples, count]), &device);
-        means.matmul(total - target).reshape([self.samples])
+        means.matmul(losses).reshape([self.samples])
     }
+}
+
+/// The negative log-likelihood of one label a row, `[rows, 1]`, from logits `[rows, vocabulary]`.
+fn row_losses(logits: Tensor<2>, labels: &[i64]) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    if let Some(losses) = kernels::cross_entropy(&logits, labels) {
+        return losses;
+    }
+    let device = logits.device();
+    let logits = widened(logits);
+    let highest = logits.clone().detach().max_dim(1);
+    let logits = logits - highest;
+    let labels = TensorData::new(labels.to_vec(), [labels.len(), 1]);
+    let target = logits.clone().gather(1, Tensor::from_data(labels, &device));
+    logits.exp().sum_dim(1).log() - target
 }

@@ -2,10 +2,13 @@
 
 use burn::{
     module::{Module, Param},
+    nn::LayerNorm,
     tensor::{FloatDType, Tensor},
 };
 
 use super::attention::widened;
+#[cfg(feature = "flex")]
+use crate::kernels;
 
 /// `x / sqrt(mean(x^2) + epsilon) * w`, in at least float32; Gemma's form has `1 + w` instead of `w`.
 #[derive(Module, Debug)]
@@ -21,6 +24,10 @@ pub(super) struct RmsNorm {
 impl RmsNorm {
     /// `[rows, width]` to the same.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        #[cfg(feature = "flex")]
+        if let Some(y) = kernels::rms_norm(&x, &self.weight.val(), self.epsilon, self.from_one) {
+            return y;
+        }
         let stored: FloatDType = x.dtype().into();
         let x = widened(x);
         let scale = (x.clone().square().mean_dim(1) + self.epsilon).sqrt();
@@ -33,4 +40,15 @@ impl RmsNorm {
             x.cast(stored) * weight
         }
     }
+}
+
+/// Layer norm of `[rows, width]`, with the epsilon that the module was made with.
+pub(super) fn layer_norm(norm: &LayerNorm, x: Tensor<2>, epsilon: f64) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    if let Some(bias) = &norm.beta
+        && let Some(y) = kernels::layer_norm(&x, &norm.gamma.val(), &bias.val(), epsilon)
+    {
+        return y;
+    }
+    norm.forward(x)
 }
