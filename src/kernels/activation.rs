@@ -7,7 +7,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
 use super::math::{exp, normal_below, normal_density, sigmoid};
-use super::simd::{fill_rows, wide};
+use super::simd::{change_both, change_rows, fill_rows, vectorized};
 use super::{Kernel, apply, input, numbers, tensor};
 
 /// A non-linearity.
@@ -46,7 +46,7 @@ trait Function {
 struct GeluTanh;
 
 impl GeluTanh {
-    const LINEAR: f32 = 1.595_769_1;
+    const LINEAR: f32 = 1.595_769;
     const CUBIC: f32 = Self::LINEAR * 0.044_715;
 }
 
@@ -108,54 +108,46 @@ impl Function for Silu {
     }
 }
 
-#[inline(always)]
-fn values<F: Function>((y, x): (&mut [f32], &[f32])) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = F::value(*x);
+vectorized! {
+    fn values<F: Function>(y: &mut [f32], x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = F::value(*x);
+        }
     }
-}
 
-/// From the gradients in the result to those in x, in place.
-#[inline(always)]
-fn slopes<F: Function>((d, x, g): (&mut [f32], &[f32], &[f32])) {
-    for ((d, x), g) in d.iter_mut().zip(x).zip(g) {
-        *d = g * F::both(*x).1;
+    /// From the gradient in the result to that in x.
+    fn slopes<F: Function>(g: &mut [f32], x: &[f32]) {
+        for (g, x) in g.iter_mut().zip(x) {
+            *g *= F::both(*x).1;
+        }
     }
-}
 
-#[inline(always)]
-fn products<F: Function>((y, x, u): (&mut [f32], &[f32], &[f32])) {
-    for ((y, x), u) in y.iter_mut().zip(x).zip(u) {
-        *y = F::value(*x) * u;
+    fn products<F: Function>(y: &mut [f32], x: &[f32], u: &[f32]) {
+        for ((y, x), u) in y.iter_mut().zip(x).zip(u) {
+            *y = F::value(*x) * u;
+        }
     }
-}
 
-/// The gradient in x, from the saved x and u and that in the result.
-#[inline(always)]
-fn gate_slopes<F: Function>((d, x, u, g): (&mut [f32], &[f32], &[f32], &[f32])) {
-    for (((d, x), u), g) in d.iter_mut().zip(x).zip(u).zip(g) {
-        *d = g * u * F::both(*x).1;
+    /// From x and the gradient in the result to the gradients in x and u.
+    fn gate_slopes<F: Function>(x: &mut [f32], g: &mut [f32], u: &[f32]) {
+        for ((x, g), u) in x.iter_mut().zip(g).zip(u) {
+            let (value, slope) = F::both(*x);
+            *x = *g * u * slope;
+            *g *= value;
+        }
     }
 }
 
 /// Calls a function with the curve as a type, so that there is no choice within its loop.
 macro_rules! by_curve {
-    ($curve:expr, $function:ident, $arguments:expr) => {
+    ($curve:expr, $function:ident($($argument:expr),+)) => {
         match $curve {
-            Curve::GeluTanh => wide($function::<GeluTanh>, $arguments),
-            Curve::Gelu => wide($function::<Gelu>, $arguments),
-            Curve::Relu => wide($function::<Relu>, $arguments),
-            Curve::Silu => wide($function::<Silu>, $arguments),
+            Curve::GeluTanh => $function::<GeluTanh>($($argument),+),
+            Curve::Gelu => $function::<Gelu>($($argument),+),
+            Curve::Relu => $function::<Relu>($($argument),+),
+            Curve::Silu => $function::<Silu>($($argument),+),
         }
     };
-}
-
-/// A tensor of the shape of `like`, filled piece by piece.
-fn filled(like: &FlexTensor, f: impl Fn(usize, &mut [f32]) + Sync) -> FlexTensor {
-    let shape = like.layout().shape().clone();
-    let count = shape.num_elements();
-    tensor(fill_rows(count, 1, f), [count])
-        .with_layout(burn::backend::flex::Layout::contiguous(shape))
 }
 
 impl Kernel<1> for Curve {
@@ -164,26 +156,28 @@ impl Kernel<1> for Curve {
     fn forward(&self, [x]: [FlexTensor; 1], [wanted]: [bool; 1]) -> (FlexTensor, Self::Saved) {
         let x = x.to_contiguous();
         let all = numbers(&x);
-        let y = filled(&x, |start, y| {
+        let y = fill_rows(all.len(), 1, |start, y| {
             let x = &all[start..start + y.len()];
-            by_curve!(self, values, (y, x));
+            by_curve!(self, values(y, x));
         });
-        (y, wanted.then_some(x))
+        (tensor(y, x.layout().shape().clone()), wanted.then_some(x))
     }
 
     fn backward(
         &self,
         x: Self::Saved,
-        gradient: FlexTensor,
+        mut gradient: FlexTensor,
         _: [bool; 1],
     ) -> [Option<FlexTensor>; 1] {
-        [x.map(|x| {
-            let (all, gradients) = (numbers(&x), numbers(&gradient));
-            filled(&x, |start, d| {
-                let end = start + d.len();
-                by_curve!(self, slopes, (d, &all[start..end], &gradients[start..end]));
-            })
-        })]
+        let of_x = x.map(|x| {
+            let all = numbers(&x);
+            change_rows(gradient.storage_mut(), 1, |start, g| {
+                let x = &all[start..start + g.len()];
+                by_curve!(self, slopes(g, x));
+            });
+            gradient
+        });
+        [of_x]
     }
 }
 
@@ -192,42 +186,25 @@ impl Kernel<2> for Curve {
 
     fn forward(&self, [x, u]: [FlexTensor; 2], _: [bool; 2]) -> (FlexTensor, Self::Saved) {
         let (x, u) = (x.to_contiguous(), u.to_contiguous());
-        let (gates, values) = (numbers(&x), numbers(&u));
-        let y = filled(&x, |start, y| {
+        let (gates, factors) = (numbers(&x), numbers(&u));
+        let y = fill_rows(gates.len(), 1, |start, y| {
             let end = start + y.len();
-            by_curve!(self, products, (y, &gates[start..end], &values[start..end]));
+            by_curve!(self, products(y, &gates[start..end], &factors[start..end]));
         });
-        (y, (x, u))
+        (tensor(y, x.layout().shape().clone()), (x, u))
     }
 
     fn backward(
         &self,
-        (x, u): Self::Saved,
-        gradient: FlexTensor,
-        wanted: [bool; 2],
+        (mut x, u): Self::Saved,
+        mut gradient: FlexTensor,
+        _: [bool; 2],
     ) -> [Option<FlexTensor>; 2] {
-        let (gates, values, gradients) = (numbers(&x), numbers(&u), numbers(&gradient));
-        let of_x = wanted[0].then(|| {
-            filled(&x, |start, d| {
-                let end = start + d.len();
-                let saved = (&gates[start..end], &values[start..end]);
-                by_curve!(
-                    self,
-                    gate_slopes,
-                    (d, saved.0, saved.1, &gradients[start..end])
-                );
-            })
+        let factors = numbers(&u);
+        change_both([x.storage_mut(), gradient.storage_mut()], |start, x, g| {
+            let u = &factors[start..start + x.len()];
+            by_curve!(self, gate_slopes(x, g, u));
         });
-        let of_u = wanted[1].then(|| {
-            filled(&u, |start, d| {
-                let end = start + d.len();
-                by_curve!(
-                    self,
-                    products,
-                    (d, &gates[start..end], &gradients[start..end])
-                );
-            })
-        });
-        [of_x, of_u]
+        [Some(x), Some(gradient)]
     }
 }

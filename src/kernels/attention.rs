@@ -1,8 +1,8 @@
 //! Causal attention, `softmax(c tanh(scale q k^T / c) + bias) v`, without a matrix of scores for the whole batch.
 //!
 //! A head of a sequence is one task, and takes its queries a chunk at a time against the keys up to the last query's: the
-//! scores of a chunk stay in the cache, and half of them are never computed. Saved are q, k, v and the logarithm of each
-//! row's sum of exponentials; the backward pass computes a chunk's weights p again, and with the gradient g of the result
+//! scores of a chunk stay in the cache, and half of them are never computed. Saved are q, k, v and two
+//! numbers a row; the backward pass computes a chunk's weights p again, and with the gradient g of the result
 //! takes `dv += p^T g`, `dp = g v^T`, `ds = p (dp - sum(p dp)) scale`, `dq = ds k`, `dk += ds^T q`. (As in Dao et al.,
 //! "FlashAttention" (2022), but with whole rows of scores.) Plain Burn records some ten operations of the size of the scores.
 //!
@@ -14,8 +14,9 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::math::{exp, largest, sum, sum2, tanh};
-use super::simd::{change_rows, wide};
-use super::{Kernel, apply, input, matrix, numbers, product, shape, tensor, turned};
+use super::product::{Threads, add_product, product};
+use super::simd::{change_rows, vectorized};
+use super::{Kernel, apply, input, matrix, numbers, shape, tensor, turned};
 
 /// Queries that a task takes at a time.
 const CHUNK: usize = 128;
@@ -53,12 +54,12 @@ struct Attention {
     heads: usize,
 }
 
-/// q, k and v with the sizes `[batch, heads, length or keys, head]`, as views, and the logarithms
-/// `[batch, heads, length]`.
+/// q, k and v with the sizes `[batch, heads, length or keys, head]`, as views, and what the softmax keeps,
+/// `[batch, heads, length, 2]`.
 #[derive(Clone, Debug)]
 struct Saved {
     qkv: [FlexTensor; 3],
-    logarithms: Vec<f32>,
+    kept: Vec<f32>,
 }
 
 /// One head of a sequence as a matrix, `[length, head]`.
@@ -93,72 +94,57 @@ fn score_row(s: &mut [f32], bias: &[f32], scale: f32, cap: Option<f32>) {
     }
 }
 
-/// From scores to weights of rows of `bias.len() / logarithms.len()` keys, of which the first `width` are there.
-#[inline(always)]
-fn softmax(
-    (s, bias, logarithms, width, scale, cap): (
-        &mut [f32],
-        &[f32],
-        &mut [f32],
-        usize,
-        f32,
-        Option<f32>,
-    ),
-) {
-    let keys = bias.len() / logarithms.len();
-    let lines = s.chunks_exact_mut(width).zip(bias.chunks_exact(keys));
-    for ((s, bias), logarithm) in lines.zip(logarithms) {
-        score_row(s, &bias[..width], scale, cap);
-        let highest = largest(s, f32::MIN);
-        for s in s.iter_mut() {
-            *s = exp(*s - highest);
+vectorized! {
+    /// From scores to weights: rows of `width` keys, of the more that a row of the bias has. Keeps the largest score of each
+    /// row, and the inverse of its sum of exponentials.
+    fn softmax(s: &mut [f32], bias: &[f32], rows: &mut [f32], width: usize, scale: f32, cap: Option<f32>) {
+        let keys = bias.len() / (rows.len() / 2);
+        let lines = s.chunks_exact_mut(width).zip(bias.chunks_exact(keys));
+        for ((s, bias), row) in lines.zip(rows.chunks_exact_mut(2)) {
+            score_row(s, &bias[..width], scale, cap);
+            let highest = largest(s, f32::MIN);
+            for s in s.iter_mut() {
+                *s = exp(*s - highest);
+            }
+            let inverse = 1.0 / sum(s, |s| s);
+            for s in s.iter_mut() {
+                *s *= inverse;
+            }
+            row.copy_from_slice(&[highest, inverse]);
         }
-        let total = sum(s, |s| s);
-        let inverse = 1.0 / total;
-        for s in s.iter_mut() {
-            *s *= inverse;
-        }
-        *logarithm = highest + total.ln();
     }
-}
 
-/// From scores to weights `p` again, and from the gradient in the weights, `d`, to that in the product of q and k.
-#[inline(always)]
-fn slopes(
-    (s, d, bias, logarithms, width, scale, cap): (
-        &mut [f32],
-        &mut [f32],
-        &[f32],
-        &[f32],
-        usize,
-        f32,
-        Option<f32>,
-    ),
-) {
-    let keys = bias.len() / logarithms.len();
-    let lines = s.chunks_exact_mut(width).zip(d.chunks_exact_mut(width));
-    let lines = lines.zip(bias.chunks_exact(keys)).zip(logarithms);
-    for (((s, d), bias), logarithm) in lines {
-        let bias = &bias[..width];
-        score_row(s, bias, scale, cap);
-        match cap {
-            None => {
-                for s in s.iter_mut() {
-                    *s = exp(*s - logarithm);
-                }
-                let mean = sum2(s, d, |p, d| p * d);
-                for (s, d) in s.iter().zip(d.iter_mut()) {
-                    *d = *s * (*d - mean) * scale;
+    /// From scores to weights again, and from the gradient in the weights, `d`, to that in the product of q and k.
+    fn slopes(
+        s: &mut [f32],
+        d: &mut [f32],
+        bias: &[f32],
+        rows: &[f32],
+        width: usize,
+        scale: f32,
+        cap: Option<f32>,
+    ) {
+        let keys = bias.len() / (rows.len() / 2);
+        let mut tangents = vec![0.0; if cap.is_some() { width } else { 0 }];
+        let lines = s.chunks_exact_mut(width).zip(d.chunks_exact_mut(width));
+        let lines = lines.zip(bias.chunks_exact(keys)).zip(rows.chunks_exact(2));
+        for (((s, d), bias), row) in lines {
+            let (highest, inverse) = (row[0], row[1]);
+            if let Some(cap) = cap {
+                for (t, s) in tangents.iter_mut().zip(s.iter()) {
+                    *t = tanh(*s * scale / cap);
                 }
             }
-            Some(cap) => {
-                // 1 - tanh^2 is needed besides p: d carries both for a moment.
-                let mean = sum2(s, d, |s, d| exp(s - logarithm) * d);
-                for ((s, d), b) in s.iter_mut().zip(d.iter_mut()).zip(bias) {
-                    let tangent = (*s - b) / cap;
-                    *s = exp(*s - logarithm);
-                    *d = *s * (*d - mean) * scale * (1.0 - tangent * tangent);
-                }
+            score_row(s, &bias[..width], scale, cap);
+            for s in s.iter_mut() {
+                *s = exp(*s - highest) * inverse;
+            }
+            let mean = sum2(s, d, |p, d| p * d);
+            for (s, d) in s.iter().zip(d.iter_mut()) {
+                *d = *s * (*d - mean) * scale;
+            }
+            for (d, t) in d.iter_mut().zip(&tangents) {
+                *d *= 1.0 - t * t;
             }
         }
     }
@@ -194,37 +180,28 @@ impl Attention {
         })
     }
 
-    /// The result of one head, `[length, head]`, and its logarithms.
+    /// The result of one head, `[length, head]`, and what the softmax keeps of its rows.
     fn of_head(&self, [q, k, v]: &[FlexTensor; 3], sequence: usize) -> (Vec<f32>, Vec<f32>) {
         let [length, width] = shape(q);
-        let mut logarithms = vec![0.0; length];
+        let mut kept = vec![0.0; 2 * length];
         let mut mixed = Vec::with_capacity(length * width);
         for (from, to, keys) in self.chunks() {
             let q = rows(q, from, to - from);
-            let mut s = product(q, turned(&rows(k, 0, keys)));
+            let mut s = product(&q, &turned(&rows(k, 0, keys)), Threads::One);
             let bias = self.bias(sequence, from, to);
-            let logarithms = &mut logarithms[from..to];
-            wide(
-                softmax,
-                (
-                    s.storage_mut(),
-                    bias,
-                    logarithms,
-                    keys,
-                    self.scale,
-                    self.cap,
-                ),
-            );
-            mixed.extend_from_slice(numbers(&product(s, rows(v, 0, keys))));
+            let kept = &mut kept[2 * from..2 * to];
+            softmax(&mut s, bias, kept, keys, self.scale, self.cap);
+            let s = tensor(s, [to - from, keys]);
+            mixed.extend(product(&s, &rows(v, 0, keys), Threads::One));
         }
-        (mixed, logarithms)
+        (mixed, kept)
     }
 
     /// The gradient in one head's q, `[length, head]`; adds those in k and v to `sums`.
     fn slopes_of_head(
         &self,
         [q, k, v]: &[FlexTensor; 3],
-        logarithms: &[f32],
+        kept: &[f32],
         gradient: &FlexTensor,
         sequence: usize,
         [of_k, of_v]: &mut [Vec<f32>; 2],
@@ -233,20 +210,16 @@ impl Attention {
         let mut of_q = Vec::with_capacity(length * width);
         for (from, to, keys) in self.chunks() {
             let (k, v) = (rows(k, 0, keys), rows(v, 0, keys));
-            let q = rows(q, from, to - from);
-            let g = rows(gradient, from, to - from);
-            let mut s = product(q.clone(), turned(&k));
-            let mut d = product(g.clone(), turned(&v));
+            let (q, g) = (rows(q, from, to - from), rows(gradient, from, to - from));
+            let mut s = product(&q, &turned(&k), Threads::One);
+            let mut d = product(&g, &turned(&v), Threads::One);
             let bias = self.bias(sequence, from, to);
-            let logarithms = &logarithms[from..to];
-            let (weights, slope): (&mut [f32], &mut [f32]) = (s.storage_mut(), d.storage_mut());
-            wide(
-                slopes,
-                (weights, slope, bias, logarithms, keys, self.scale, self.cap),
-            );
-            add(of_v, &product(turned(&s), g));
-            add(of_k, &product(turned(&d), q));
-            of_q.extend_from_slice(numbers(&product(d, k)));
+            let kept = &kept[2 * from..2 * to];
+            slopes(&mut s, &mut d, bias, kept, keys, self.scale, self.cap);
+            let (s, d) = (tensor(s, [to - from, keys]), tensor(d, [to - from, keys]));
+            add_product(of_v, &turned(&s), &g, Threads::One);
+            add_product(of_k, &turned(&d), &q, Threads::One);
+            of_q.extend(product(&d, &k, Threads::One));
         }
         of_q
     }
@@ -265,18 +238,18 @@ impl Attention {
             ];
             self.of_head(&views, sequence)
         });
-        let (tiles, logarithms): (Vec<_>, Vec<_>) = tasks.collect::<Vec<_>>().into_iter().unzip();
+        let (tiles, kept): (Vec<_>, Vec<_>) = tasks.collect::<Vec<_>>().into_iter().unzip();
         let columns: Vec<usize> = (0..heads).map(|head| head * width).collect();
         let mut mixed = vec![0.0; batch * length * heads * width];
         side_by_side(&mut mixed, &tiles, &columns, [length, width]);
-        let logarithms = logarithms.concat();
+        let kept = kept.concat();
         let mixed = tensor(mixed, [batch, length, heads, width]);
-        (mixed, Saved { qkv, logarithms })
+        (mixed, Saved { qkv, kept })
     }
 
     /// The gradients of all heads of q, k and v: tiles `[length or keys, head]`.
     fn backward(&self, saved: &Saved, gradient: &FlexTensor) -> [Vec<Vec<f32>>; 3] {
-        let Saved { qkv, logarithms } = saved;
+        let Saved { qkv, kept } = saved;
         let [batch, heads, length, _] = shape(&qkv[0]);
         let [_, key_heads, keys, width] = shape(&qkv[1]);
         let shared = heads / key_heads;
@@ -293,9 +266,9 @@ impl Attention {
                     head_of(v, sequence, key_head),
                 ];
                 let row = (sequence * heads + head) * length;
-                let logarithms = &logarithms[row..row + length];
+                let kept = &kept[2 * row..2 * (row + length)];
                 let gradient = head_of(&gradient, sequence, head);
-                self.slopes_of_head(&views, logarithms, &gradient, sequence, &mut sums)
+                self.slopes_of_head(&views, kept, &gradient, sequence, &mut sums)
             });
             (of_q.collect::<Vec<_>>(), sums)
         });
@@ -307,12 +280,6 @@ impl Attention {
         }
         tiles
     }
-}
-
-/// Adds a matrix to the first numbers of a sum.
-fn add(sum: &mut [f32], matrix: &FlexTensor) {
-    let pairs = sum.iter_mut().zip(numbers(matrix));
-    pairs.for_each(|(sum, x)| *sum += x);
 }
 
 /// Puts tiles `[length, width]`, those of one sequence after those of another, into the columns of a matrix whose rows are

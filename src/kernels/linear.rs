@@ -6,8 +6,9 @@
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
-use super::simd::{change_rows, sum_rows, wide};
-use super::{Kernel, apply, input, numbers, product, shape, tensor, turned};
+use super::product::{Threads, product};
+use super::simd::{change_rows, sum_rows, vectorized};
+use super::{Kernel, apply, input, numbers, shape, tensor, turned};
 
 /// `[rows, in]` to `[rows, out]`; `outputs_first` says that the weight is `[out, in]`.
 pub(crate) fn linear(
@@ -35,20 +36,22 @@ struct Saved {
     weight: Option<FlexTensor>,
 }
 
-#[inline(always)]
-fn add_bias((y, bias): (&mut [f32], &[f32])) {
-    for y in y.chunks_exact_mut(bias.len()) {
-        for (y, b) in y.iter_mut().zip(bias) {
-            *y += b;
+vectorized! {
+    fn add_bias(y: &mut [f32], bias: &[f32]) {
+        for y in y.chunks_exact_mut(bias.len()) {
+            for (y, b) in y.iter_mut().zip(bias) {
+                *y += b;
+            }
         }
     }
 }
 
-#[inline(always)]
-fn add_rows((sum, rows): (&mut [f32], &[f32])) {
-    for row in rows.chunks_exact(sum.len()) {
-        for (sum, x) in sum.iter_mut().zip(row) {
-            *sum += x;
+vectorized! {
+    fn add_rows(sum: &mut [f32], rows: &[f32]) {
+        for row in rows.chunks_exact(sum.len()) {
+            for (sum, x) in sum.iter_mut().zip(row) {
+                *sum += x;
+            }
         }
     }
 }
@@ -63,7 +66,9 @@ impl Linear {
     }
 
     fn forward(self, x: FlexTensor, weight: FlexTensor, wanted: [bool; 2]) -> (FlexTensor, Saved) {
-        let y = product(x.clone(), self.inward(&weight));
+        let inward = self.inward(&weight);
+        let y = product(&x, &inward, Threads::All);
+        let y = tensor(y, [shape::<2>(&x)[0], shape::<2>(&inward)[1]]);
         let saved = Saved {
             x: wanted[1].then_some(x),
             weight: wanted[0].then_some(weight),
@@ -72,10 +77,14 @@ impl Linear {
     }
 
     fn backward(self, saved: Saved, gradient: &FlexTensor) -> [Option<FlexTensor>; 2] {
-        let of_x = |weight| product(gradient.clone(), turned(&self.inward(&weight)));
+        let times = |a: &FlexTensor, b: &FlexTensor| {
+            let numbers = product(a, b, Threads::All);
+            tensor(numbers, [shape::<2>(a)[0], shape::<2>(b)[1]])
+        };
+        let of_x = |weight| times(gradient, &turned(&self.inward(&weight)));
         let of_weight = |x| match self.outputs_first {
-            true => product(turned(gradient), x),
-            false => product(turned(&x), gradient.clone()),
+            true => times(&turned(gradient), &x),
+            false => times(&turned(&x), gradient),
         };
         [saved.weight.map(of_x), saved.x.map(of_weight)]
     }
@@ -110,7 +119,7 @@ impl Kernel<3> for Linear {
         let bias = bias.to_contiguous();
         let bias = numbers(&bias);
         let all: &mut [f32] = y.storage_mut();
-        change_rows(all, bias.len(), |_, y| wide(add_bias, (y, bias)));
+        change_rows(all, bias.len(), |_, y| add_bias(y, bias));
         (y, saved)
     }
 
@@ -125,10 +134,7 @@ impl Kernel<3> for Linear {
             let [rows, width] = shape(&gradient);
             let all = numbers(&gradient);
             let sum = sum_rows(rows, width, |range, sum| {
-                wide(
-                    add_rows,
-                    (sum, &all[range.start * width..range.end * width]),
-                );
+                add_rows(sum, &all[range.start * width..range.end * width]);
             });
             tensor(sum, [width])
         });

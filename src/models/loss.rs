@@ -123,7 +123,7 @@ impl Targets {
 }
 
 /// The negative log-likelihood of one label a row, `[rows, 1]`, from logits `[rows, vocabulary]`.
-fn row_losses(logits: Tensor<2>, labels: &[i64]) -> Tensor<2> {
+pub(super) fn row_losses(logits: Tensor<2>, labels: &[i64]) -> Tensor<2> {
     #[cfg(feature = "flex")]
     if let Some(losses) = kernels::cross_entropy(&logits, labels) {
         return losses;

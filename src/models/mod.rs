@@ -26,6 +26,8 @@ mod gemma2;
 mod generate;
 mod gpt2;
 mod gpt_neox;
+#[cfg(all(test, feature = "flex", feature = "ndarray"))]
+mod kernel_tests;
 mod linear;
 mod linearized;
 mod llama;

@@ -19,9 +19,9 @@ use crate::kernels;
 #[derive(Clone, Debug)]
 pub(super) struct Rope {
     /// Radians a position, one a pair.
-    frequencies: Vec<f32>,
+    pub frequencies: Vec<f32>,
     /// Width of a head, of which the first `2 * frequencies.len()` numbers turn.
-    head: usize,
+    pub head: usize,
 }
 
 /// What an architecture's config.json means where it says nothing.
