@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Parser;
-use scalebio::burn::tensor::Device;
+use scalebio::burn::tensor::{Device, Tensor};
 use scalebio::data::{Sample, Source};
 use scalebio::models::CausalLm;
 use scalebio::reweight::{self, Draws, SourceWeights, TokenSources};
@@ -33,6 +33,9 @@ struct Options {
     /// Blocks that train at a time; all without it.
     #[arg(long)]
     lisa: Option<usize>,
+    /// Only time the matmuls `[[m, k, n, how many], ...]` of a step, `[m, k]` times `[k, n]`.
+    #[arg(long)]
+    matmuls: Option<String>,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -71,8 +74,32 @@ fn status(name: &str) -> Result<f64, Box<dyn std::error::Error>> {
     Ok(number.ok_or("no such line")?.parse::<f64>()? / 1024.0)
 }
 
+/// The time that matmuls take with nothing between them: the median of five times their number.
+fn matmuls(sizes: &str) -> Result<f64, Box<dyn std::error::Error>> {
+    let device = Device::flex();
+    let mut total = 0.0;
+    for [m, k, n, count] in serde_json::from_str::<Vec<[usize; 4]>>(sizes)? {
+        let (a, b) = (Tensor::<2>::ones([m, k], &device), Tensor::<2>::ones([k, n], &device));
+        let mut times: Vec<f64> = (0..6)
+            .map(|_| {
+                let start = Instant::now();
+                drop(a.clone().matmul(b.clone()));
+                start.elapsed().as_secs_f64()
+            })
+            .skip(1)
+            .collect();
+        times.sort_by(f64::total_cmp);
+        total += times[2] * count as f64;
+    }
+    Ok(total)
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::parse();
+    if let Some(sizes) = &options.matmuls {
+        println!("{}", serde_json::json!({ "seconds": matmuls(sizes)? }));
+        return Ok(());
+    }
     let device = Device::flex().autodiff();
     let model = CausalLm::from_pretrained(&options.model, &device)?;
     let loaded = status("VmRSS:")?;

@@ -90,7 +90,8 @@ mod device;
 mod error;
 #[cfg(feature = "llm")]
 mod files;
-#[cfg(all(feature = "flex", feature = "llm"))]
+#[cfg(feature = "flex")]
+#[cfg_attr(not(feature = "llm"), allow(dead_code, unused_imports))]
 mod kernels;
 #[cfg(feature = "llm")]
 pub mod models;

@@ -24,6 +24,26 @@ SETTINGS = {
 }
 
 
+def matmuls(model, batch, length, active):
+    """[m, k, n, how many] of the products of a step: three passes, each forward, for x and for the weight that trains."""
+    config = json.loads((model / "config.json").read_text())
+    get = lambda *names: next(config[name] for name in names if config.get(name))
+    width, blocks, heads = get("hidden_size", "n_embd"), get("num_hidden_layers", "n_layer"), get("num_attention_heads", "n_head")
+    if config["model_type"] == "gpt2":
+        layers = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
+    else:
+        inner, keys = config["intermediate_size"], config["num_key_value_heads"] * width // heads
+        layers = [(width, width), (width, keys), (width, keys), (width, width)]
+        layers += [(width, inner), (width, inner), (inner, width)]
+    rows, head = batch * length, (width, config["vocab_size"])
+    products = []
+    for ins, outs in [*layers, head]:
+        count = 1 if (ins, outs) == head else blocks
+        trained = 1 if (ins, outs) == head else min(active or blocks, blocks)
+        products += [(rows, ins, outs, 3 * count), (rows, outs, ins, 3 * count), (ins, rows, outs, 3 * trained)]
+    return products
+
+
 def binary():
     """Builds benches/bilevel.rs and returns the path of its program."""
     command = ["cargo", "bench", "--locked", "--bench", "bilevel", "--no-run", "--message-format=json"]
@@ -37,6 +57,7 @@ def main():
     parser.add_argument("--shape", choices=SETTINGS, default="gpt-256x4")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side")
     parser.add_argument("--steps", type=int, default=10, help="measured steps a run")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each side")
     options = parser.parse_args()
 
     model = ROOT / "target" / "benches" / options.shape
@@ -45,12 +66,20 @@ def main():
         subprocess.run([*step, "--make", options.shape], check=True)
     settings = [*SETTINGS[options.shape], "--steps", str(options.steps)]
     sides = {"scalebio": [binary(), "--model", str(model), *settings], "pytorch": [*step, *settings]}
-    threads = {"RAYON_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
-    results = {side: [] for side in sides}
+    get = lambda name: int(settings[settings.index(name) + 1]) if name in settings else None
+    products = json.dumps(matmuls(model, get("--batch"), get("--length"), get("--lisa")))
+    threads = {name: str(options.threads) for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS")}
+    sides["pytorch"] += ["--threads", str(options.threads)]
+
+    def run(command):
+        out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads})
+        return json.loads(out.stdout.splitlines()[-1])
+
+    results, floors = {side: [] for side in sides}, {side: [] for side in sides}
     for _ in range(options.rounds):
         for side, command in sides.items():
-            out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads})
-            results[side].append(json.loads(out.stdout.splitlines()[-1]))
+            results[side].append(run(command))
+            floors[side].append(run([*command, "--matmuls", products])["seconds"])
 
     def summary(runs):
         return {
@@ -62,6 +91,8 @@ def main():
     ours, theirs = (summary(results[side]) for side in sides)
     print(f"{options.shape}, {' '.join(settings)}, {options.rounds} runs each")
     print(f"{'':24}{'scalebio':>10}{'pytorch':>10}{'ratio':>10}")
+    for side, summary in (("scalebio", ours), ("pytorch", theirs)):
+        summary["its matmuls alone, s"] = statistics.median(floors[side])
     for name in ours:
         print(f"{name:24}{ours[name]:10.3f}{theirs[name]:10.3f}{ours[name] / theirs[name]:10.2f}")
 

@@ -125,6 +125,21 @@ def run(options):
     }))
 
 
+def matmuls(sizes, threads):
+    """The time that matmuls take with nothing between them: the median of five times their number."""
+    torch.set_num_threads(threads)
+    total = 0
+    for m, k, n, count in sizes:
+        a, b = torch.ones(m, k), torch.ones(k, n)
+        times = []
+        for _ in range(6):
+            start = time.perf_counter()
+            a @ b
+            times.append(time.perf_counter() - start)
+        total += sorted(times[1:])[2] * count
+    print(json.dumps({"seconds": total}))
+
+
 def make(shape, folder):
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(SHAPES[shape](), dtype=torch.float32).save_pretrained(folder)
@@ -139,6 +154,12 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--lisa", type=int)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--matmuls", type=json.loads)
     options = parser.parse_args()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    make(options.make, options.model) if options.make else run(options)
+    if options.make:
+        make(options.make, options.model)
+    elif options.matmuls:
+        matmuls(options.matmuls, options.threads)
+    else:
+        run(options)

@@ -1,4 +1,4 @@
-//! Operations of language models with forward and backward passes of their own on the CPU device, in float32.
+//! Operations of language models with forward and backward passes of their own on the CPU device, in float32; and AdamW.
 //!
 //! A training step of a small model on a CPU is spent only half in matmuls; the rest are passes over temporaries, most of
 //! them recorded by a tape that knows single operations only. Each kernel here is one node of Burn's tape, makes one or two
@@ -10,6 +10,7 @@
 //! taken in order. Vector instructions come from the compiler (simd.rs), matmuls from the crate that Flex uses (product.rs).
 
 mod activation;
+mod adamw;
 mod attention;
 mod linear;
 mod loss;
@@ -30,6 +31,7 @@ use burn::backend::{Autodiff, AutodiffBackend, Flex};
 use burn::tensor::{DType, Shape, Tensor, TensorData};
 
 pub(crate) use activation::{Curve, curve, gated};
+pub(crate) use adamw::{AdamW, adamw};
 pub(crate) use attention::{attention, merged_attention};
 pub(crate) use linear::linear;
 pub(crate) use loss::cross_entropy;
@@ -69,6 +71,14 @@ fn input<const D: usize>(tensor: &Tensor<D>) -> Option<Input> {
         let plain = tensor.clone().try_into_primitive::<Flex>();
         plain.map(Input::Plain).ok()
     })
+}
+
+/// The same without a tape only.
+fn plain<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
+    match input(tensor)? {
+        Input::Plain(tensor) => Some(tensor),
+        Input::Recorded(_) => None,
+    }
 }
 
 /// Runs a kernel, on the tape if one of the inputs is.

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 /// Numbers a piece of work has at least: below that, handing it to another thread costs more than it gains.
-const PIECE: usize = 1 << 14;
+pub(super) const PIECE: usize = 1 << 14;
 
 /// Runs what [`vectorized`] made with AVX-512 or AVX2 where the machine has it, and otherwise as compiled for the target.
 pub(super) fn run<R>(call: impl pulp::NullaryFnOnce<Output = R>) -> R {

@@ -220,3 +220,44 @@ fn gradients_pass_through_frozen_weights() {
     let difference = (x.grad(&gradients).unwrap() - expected).abs().max();
     assert!(difference.into_scalar::<f32>() < 1e-5);
 }
+
+/// Results, to the last bit, do not depend on the number of threads.
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let block = || {
+        let (batch, length, heads, head) = (3, 150, 2, 40);
+        let width = heads * head;
+        run(
+            &Device::flex(),
+            &[[batch * length, width], [width, 3 * width], [1, width]],
+            |x| {
+                let gamma = parameter(x[2].clone().reshape([width]));
+                let norm = RmsNorm {
+                    weight: gamma,
+                    epsilon: 1e-5,
+                    from_one: false,
+                };
+                let layer = burn::nn::Linear {
+                    weight: parameter(x[1].clone()),
+                    bias: None,
+                };
+                let qkv = linear::linear(&layer, norm.forward(x[0].clone()));
+                let qkv = Activation::Gelu.forward(qkv);
+                let bias = causal_bias(mask(&[150, 20, 90], length, &qkv.device()), length, None);
+                let mixed = kernels::merged_attention(&qkv, heads, &bias, 0.2).unwrap();
+                row_losses(mixed.reshape([batch * length, width]), &vec![3; batch * length])
+            },
+        )
+    };
+    let with = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        pool.build().unwrap().install(block)
+    };
+    let bits = |results: Vec<Vec<f32>>| -> Vec<u32> {
+        results.concat().into_iter().map(f32::to_bits).collect()
+    };
+    let one = bits(with(1));
+    for threads in [2, 3, 5] {
+        assert!(bits(with(threads)) == one, "{threads} threads");
+    }
+}

@@ -1,6 +1,7 @@
 //! The solver: hyper-parameters ([`ScaleBio`]), state ([`Run`]) and what happened ([`Step`]).
 
-pub(crate) mod gradients;
+pub(crate) mod adamw;
+mod gradients;
 mod optimizer;
 mod penalty;
 mod run;
