@@ -79,7 +79,10 @@ fn matmuls(sizes: &str) -> Result<f64, Box<dyn std::error::Error>> {
     let device = Device::flex();
     let mut total = 0.0;
     for [m, k, n, count] in serde_json::from_str::<Vec<[usize; 4]>>(sizes)? {
-        let (a, b) = (Tensor::<2>::ones([m, k], &device), Tensor::<2>::ones([k, n], &device));
+        let (a, b) = (
+            Tensor::<2>::ones([m, k], &device),
+            Tensor::<2>::ones([k, n], &device),
+        );
         let mut times: Vec<f64> = (0..6)
             .map(|_| {
                 let start = Instant::now();

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use scalebio::burn::module::Module;
+use scalebio::models::Dtype;
 use scalebio::reweight::SourceWeights;
 use scalebio::train::{Experiment, OptimizerKind, ReweightConfig, Status, WeightsReport};
 
@@ -33,6 +34,11 @@ struct Args {
     /// Hugging Face folder of the base model [default: a small GPT-2 with random weights: width 128, 2 blocks, 4 heads]
     #[arg(long, value_name = "HF_DIR")]
     model: Option<PathBuf>,
+
+    /// Floating type in which the model is held and computed: float32 or bfloat16 (bf16), which takes half the memory;
+    /// its updates are still summed in float32
+    #[arg(long, value_name = "TYPE", default_value_t = defaults().dtype)]
+    dtype: Dtype,
 
     /// tokenizer.json to use [default: the one in the model's folder; without --model, a byte-level BPE trained on the sources]
     #[arg(long, value_name = "FILE")]
@@ -120,6 +126,7 @@ impl Args {
         ReweightConfig {
             data: self.data.clone(),
             model: self.model.clone(),
+            dtype: self.dtype,
             tokenizer: self.tokenizer.clone(),
             steps: self.steps,
             batch: self.batch,

@@ -52,6 +52,7 @@
 //! | [`ScaleBio`], [`Update`], [`Schedule`], [`Penalty`] | hyper-parameters |
 //! | [`Run`], [`Step`], [`Solution`] | the run, an iterator over its steps |
 //! | [`LayerSampler`], [`AllLayers`], [`Lisa`] | which layers train at which step |
+//! | [`methods`] | other bilevel methods behind one trait, to compare |
 //! | [`reweight`] | source weights over any model with a loss a sample |
 //! | `models`, `data`, `train` (feature `llm`) | language models, text, whole runs with their files |
 //! | [`device`] | devices by name, as on a command line |
@@ -93,6 +94,7 @@ mod files;
 #[cfg(feature = "flex")]
 #[cfg_attr(not(feature = "llm"), allow(dead_code, unused_imports))]
 mod kernels;
+pub mod methods;
 #[cfg(feature = "llm")]
 pub mod models;
 mod problem;

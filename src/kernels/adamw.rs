@@ -39,6 +39,7 @@ vectorized! {
 
 /// Moves a parameter and its two moments, in place where nothing else refers to them. Gives everything back where kernels do
 /// not apply, among which is a tape.
+#[allow(clippy::result_large_err)] // The error is the arguments.
 pub(crate) fn adamw<const D: usize>(
     tensors: [Tensor<D>; 3],
     gradient: Tensor<D>,

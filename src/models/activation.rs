@@ -1,9 +1,9 @@
 //! The non-linearities that checkpoints name.
 
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{FloatDType, Tensor, activation};
 use serde::{Deserialize, Serialize};
 
-use super::linearized::linearized;
+use super::{attention::widened, linearized::linearized};
 #[cfg(feature = "flex")]
 use crate::kernels;
 
@@ -25,18 +25,21 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Applies the non-linearity to each element.
+    /// Applies the non-linearity to each element, in at least float32.
     pub(crate) fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         #[cfg(feature = "flex")]
         if let Some(y) = kernels::curve(self.curve(), &x) {
             return y;
         }
-        match self {
+        let stored: FloatDType = x.dtype().into();
+        let x = widened(x);
+        let y = match self {
             Self::GeluNew => gelu_new(x),
             Self::Gelu => gelu(x),
             Self::Relu => activation::relu(x),
             Self::Silu => activation::silu(x),
-        }
+        };
+        y.cast(stored)
     }
 
     /// `f(gate) * up`, in one pass where it can be.

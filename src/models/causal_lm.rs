@@ -9,6 +9,7 @@ use burn::{
 use serde_json::{Map, Value};
 
 use super::{
+    dtype::{Dtype, cast},
     gemma2::{Gemma2, Gemma2Config},
     gpt_neox::{GptNeox, GptNeoxConfig},
     gpt2::Gpt2,
@@ -62,26 +63,41 @@ struct Origin {
 impl CausalLm {
     /// Opens a checkpoint folder of the Hub: config.json, and model.safetensors or its shards with their index (float32,
     /// float16 or bfloat16, converted to float32). One tensor at a time is read and put on the device, so that no second
-    /// copy of the model is held.
+    /// copy of the model is held. [`from_pretrained_as`](Self::from_pretrained_as) reads it in bfloat16.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) for a file that cannot be read; [`Error::File`](crate::Error::File) for a config.json
     /// with a `model_type`, an activation, rotary positions or an option that is not supported, for a damaged file, and for
     /// tensors that are missing, not part of the model, of another shape (all listed), of another type or not finite.
     pub fn from_pretrained(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        Self::from_pretrained_as(dir, device, Dtype::Float32)
+    }
+
+    /// Opens a checkpoint folder as [`from_pretrained`](Self::from_pretrained) does, to compute in `dtype`. A tensor is
+    /// converted while it is read: a model in bfloat16 is at no time held in float32.
+    ///
+    /// # Errors
+    /// Those of [`from_pretrained`](Self::from_pretrained), and [`Error::Setting`](crate::Error::Setting) for a device that
+    /// does not have this type (ndarray has no bfloat16).
+    pub fn from_pretrained_as(
+        dir: impl AsRef<Path>,
+        device: &Device,
+        dtype: Dtype,
+    ) -> Result<Self> {
         let dir = dir.as_ref();
+        dtype.check(device)?;
         let settings = Settings::read(dir)?;
         settings.check_options()?;
         let mut draw = Draw::new(0, device);
         let llama = |config: LlamaConfig, draw: &mut Draw| {
-            load(config.init(draw), dir, &super::llama::NAMING).map(Architecture::Llama)
+            load(config.init(draw), dir, &super::llama::NAMING, dtype).map(Architecture::Llama)
         };
         let network = match settings.get("model_type").and_then(Value::as_str) {
-            Some("gpt2") => Architecture::Gpt2(Gpt2::pretrained(dir, device)?),
+            Some("gpt2") => Architecture::Gpt2(Gpt2::pretrained_as(dir, device, dtype)?),
             Some("gpt_neox") => {
                 let model = GptNeoxConfig::read(&settings)?.init(&mut draw);
                 let naming = model.naming();
-                Architecture::GptNeox(load(model, dir, naming)?)
+                Architecture::GptNeox(load(model, dir, naming, dtype)?)
             }
             Some("llama") => llama(LlamaConfig::llama(&settings)?, &mut draw)?,
             Some("mistral") => llama(LlamaConfig::mistral(&settings)?, &mut draw)?,
@@ -89,7 +105,7 @@ impl CausalLm {
             Some("gemma2") => {
                 let model = Gemma2Config::read(&settings)?.init(&mut draw);
                 let naming = model.naming();
-                Architecture::Gemma2(load(model, dir, naming)?)
+                Architecture::Gemma2(load(model, dir, naming, dtype)?)
             }
             _ => {
                 let allowed = "gpt2, gpt_neox, llama, mistral, qwen2 or gemma2";
@@ -106,8 +122,17 @@ impl CausalLm {
         })
     }
 
-    /// Writes a checkpoint folder as transformers does: config.json; the tensors in float32, in one model.safetensors, or in
-    /// files of at most `max_shard_bytes` with an index if one would be larger; and the tokenizer's files of the folder that
+    /// The model with all parameters rounded to `dtype`, one at a time; they stay trainable or frozen.
+    ///
+    /// # Errors
+    /// [`Error::Setting`](crate::Error::Setting) for a device that does not have this type (ndarray has no bfloat16).
+    pub fn cast(self, dtype: Dtype) -> Result<Self> {
+        dtype.check(&self.device())?;
+        Ok(cast(self, dtype))
+    }
+
+    /// Writes a checkpoint folder as transformers does: config.json; the tensors, in bfloat16 if all of them are, else in
+    /// float32, in one model.safetensors, or in files of at most `max_shard_bytes` with an index if one would be larger; and the tokenizer's files of the folder that
     /// the model came from. All files are complete before they get their names; tensors of a checkpoint that was there
     /// before are removed.
     ///

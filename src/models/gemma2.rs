@@ -8,7 +8,7 @@
 use burn::{
     module::Module,
     nn::Embedding,
-    tensor::{Device, Int, Tensor},
+    tensor::{DType, Device, Int, Tensor, bf16},
 };
 
 use super::{
@@ -122,7 +122,13 @@ impl Network for Gemma2 {
         let [batch, length] = ids.dims();
         let [_, keys] = mask.dims();
         let width = self.config.heads.width;
-        let x = embed(&self.embed_tokens, ids, self.config.padding) * (width as f64).sqrt();
+        let x = embed(&self.embed_tokens, ids, self.config.padding);
+        // Rounded to the embeddings' type, as in transformers.
+        let normalizer = match x.dtype() {
+            DType::BF16 => bf16::from_f64((width as f64).sqrt()).to_f64(),
+            _ => (width as f64).sqrt(),
+        };
+        let x = x * normalizer;
         let turns = self
             .config
             .rope

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use burn::{
     module::Module,
-    nn::{Embedding, LayerNorm, LayerNormConfig, Linear},
+    nn::{Embedding, Linear},
     tensor::{Device, Int, Tensor},
 };
 use serde::{Deserialize, Serialize};
@@ -20,9 +20,10 @@ use serde_json::Value;
 use super::{
     activation::Activation,
     attention::{Seen, attention, causal_bias, with_seen},
+    dtype::Dtype,
     linear::{self, linear},
     network::Network,
-    norm::layer_norm,
+    norm::LayerNorm,
     pretrained::{self, Naming},
     random::Draw,
     saving,
@@ -136,17 +137,15 @@ impl Gpt2Config {
             blocks: (0..self.n_layer)
                 .map(|index| Block::init(self, index, &mut draw))
                 .collect(),
-            ln_f: self.layer_norm(device),
+            ln_f: self.layer_norm(&draw),
             lm_head: (!self.tie_word_embeddings)
                 .then(|| draw.embedding(self.vocab_size, width, std)),
             config: self.clone(),
         })
     }
 
-    fn layer_norm(&self, device: &Device) -> LayerNorm {
-        LayerNormConfig::new(self.n_embd)
-            .with_epsilon(self.layer_norm_epsilon)
-            .init(device)
+    fn layer_norm(&self, draw: &Draw) -> LayerNorm {
+        draw.layer_norm(self.n_embd, self.layer_norm_epsilon)
     }
 
     /// Refuses what cannot work, and every option that would change the result and is not supported.
@@ -236,16 +235,20 @@ impl Gpt2 {
     /// result and is not supported, for a damaged model.safetensors, and for tensors that are missing, not part of the
     /// model, of another shape (all listed), of another type or not finite.
     pub fn pretrained(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let dir = dir.as_ref();
+        Self::pretrained_as(dir.as_ref(), device, Dtype::Float32)
+    }
+
+    /// See [`CausalLm::from_pretrained_as`](super::CausalLm::from_pretrained_as).
+    pub(super) fn pretrained_as(dir: &Path, device: &Device, dtype: Dtype) -> Result<Self> {
         let (path, config) = pretrained::read_config::<Gpt2Config>(dir)?;
         let model = config
             .init(0, device)
             .map_err(|error| Error::file(&path, error))?;
-        pretrained::load(model, dir, &NAMING)
+        pretrained::load(model, dir, &NAMING, dtype)
     }
 
-    /// Writes a checkpoint folder as transformers does: config.json and model.safetensors, in float32. Both files are
-    /// complete before they get their names.
+    /// Writes a checkpoint folder as transformers does: config.json and model.safetensors, in float32 (in bfloat16
+    /// if all parameters are). Both files are complete before they get their names.
     ///
     /// # Errors
     /// [`Error::Io`] if the folder or a file cannot be written.
@@ -318,7 +321,7 @@ impl Network for Gpt2 {
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, &bias, seen.get_mut(index));
         }
-        layer_norm(&self.ln_f, x, self.config.layer_norm_epsilon)
+        self.ln_f.forward(x)
     }
 
     fn head(&self, rows: Tensor<2>) -> Tensor<2> {
@@ -353,8 +356,6 @@ struct Block {
     attn: Attention,
     ln_2: LayerNorm,
     mlp: Mlp,
-    #[module(skip)]
-    epsilon: f64,
 }
 
 impl Block {
@@ -371,28 +372,27 @@ impl Block {
             scale /= (index + 1) as f64;
         }
         Self {
-            ln_1: config.layer_norm(draw.device()),
+            ln_1: config.layer_norm(draw),
             attn: Attention {
                 c_attn: draw.linear(width, 3 * width, std),
                 c_proj: draw.linear(width, width, residual),
                 heads: config.n_head,
                 scale,
             },
-            ln_2: config.layer_norm(draw.device()),
+            ln_2: config.layer_norm(draw),
             mlp: Mlp {
                 c_fc: draw.linear(width, inner, std),
                 c_proj: draw.linear(inner, width, residual),
                 activation: config.activation_function,
             },
-            epsilon: config.layer_norm_epsilon,
         }
     }
 
     /// `[batch * length, width]` to the same.
     fn forward(&self, x: Tensor<2>, bias: &Tensor<4>, seen: Option<&mut Seen>) -> Tensor<2> {
-        let normed = layer_norm(&self.ln_1, x.clone(), self.epsilon);
+        let normed = self.ln_1.forward(x.clone());
         let x = x + self.attn.forward(normed, bias, seen);
-        let normed = layer_norm(&self.ln_2, x.clone(), self.epsilon);
+        let normed = self.ln_2.forward(x.clone());
         x + self.mlp.forward(normed)
     }
 }

@@ -6,7 +6,7 @@
 
 use burn::{
     module::Module,
-    nn::{Embedding, LayerNorm, LayerNormConfig},
+    nn::Embedding,
     tensor::{Device, Int, Tensor},
 };
 
@@ -15,7 +15,7 @@ use super::{
     attention::{Seen, attention, causal_bias, with_seen},
     linear::{self, Linear},
     network::Network,
-    norm::layer_norm,
+    norm::LayerNorm,
     pretrained::Naming,
     random::Draw,
     rotary::{Rope, RopeDefaults, Turns},
@@ -80,16 +80,14 @@ impl GptNeoxConfig {
             blocks: (0..self.blocks)
                 .map(|_| Block::init(self, STD, draw))
                 .collect(),
-            final_layer_norm: self.layer_norm(draw.device()),
+            final_layer_norm: self.layer_norm(draw),
             lm_head: (!self.tied).then(|| draw.projection(self.width, self.vocabulary, false, STD)),
             config: self.clone(),
         }
     }
 
-    fn layer_norm(&self, device: &Device) -> LayerNorm {
-        LayerNormConfig::new(self.width)
-            .with_epsilon(self.epsilon)
-            .init(device)
+    fn layer_norm(&self, draw: &Draw) -> LayerNorm {
+        draw.layer_norm(self.width, self.epsilon)
     }
 }
 
@@ -119,7 +117,7 @@ impl Network for GptNeox {
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, &bias, &turns, seen.get_mut(index));
         }
-        layer_norm(&self.final_layer_norm, x, self.config.epsilon)
+        self.final_layer_norm.forward(x)
     }
 
     fn head(&self, rows: Tensor<2>) -> Tensor<2> {
@@ -160,28 +158,25 @@ struct Block {
     mlp: Mlp,
     #[module(skip)]
     parallel: bool,
-    #[module(skip)]
-    epsilon: f64,
 }
 
 impl Block {
     fn init(config: &GptNeoxConfig, std: f64, draw: &mut Draw) -> Self {
         let (width, inner, bias) = (config.width, config.inner, config.attention_bias);
         Self {
-            input_layernorm: config.layer_norm(draw.device()),
+            input_layernorm: config.layer_norm(draw),
             attention: Attention {
                 query_key_value: draw.projection(width, 3 * width, bias, std),
                 dense: draw.projection(width, width, bias, std),
                 heads: config.heads,
             },
-            post_attention_layernorm: config.layer_norm(draw.device()),
+            post_attention_layernorm: config.layer_norm(draw),
             mlp: Mlp {
                 dense_h_to_4h: draw.projection(width, inner, true, std),
                 dense_4h_to_h: draw.projection(inner, width, true, std),
                 activation: config.activation,
             },
             parallel: config.parallel,
-            epsilon: config.epsilon,
         }
     }
 
@@ -193,10 +188,10 @@ impl Block {
         turns: &Turns,
         seen: Option<&mut Seen>,
     ) -> Tensor<2> {
-        let normed = layer_norm(&self.input_layernorm, x.clone(), self.epsilon);
+        let normed = self.input_layernorm.forward(x.clone());
         let attended = x.clone() + self.attention.forward(normed, bias, turns, seen);
         let read = if self.parallel { x } else { attended.clone() };
-        let normed = layer_norm(&self.post_attention_layernorm, read, self.epsilon);
+        let normed = self.post_attention_layernorm.forward(read);
         attended + self.mlp.forward(normed)
     }
 }

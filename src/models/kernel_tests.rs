@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::module::{Module, Param};
-use burn::nn::LayerNormConfig;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use proptest::prelude::*;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -14,7 +13,7 @@ use super::activation::Activation;
 use super::attention::{attention, causal_bias};
 use super::linear::{self, Linear};
 use super::loss::row_losses;
-use super::norm::{self, RmsNorm};
+use super::norm::{LayerNorm, RmsNorm};
 use super::rotary::Rope;
 use crate::kernels;
 
@@ -108,10 +107,9 @@ proptest! {
             RmsNorm { weight, epsilon: 1e-5, from_one }.forward(x[0].clone())
         });
         agree(&[[rows, width], [1, width], [1, width]], |x| {
-            let mut layer = LayerNormConfig::new(width).with_epsilon(1e-3).init(&x[0].device());
-            layer.gamma = parameter(x[1].clone().reshape([width]));
-            layer.beta = Some(parameter(x[2].clone().reshape([width])));
-            norm::layer_norm(&layer, x[0].clone(), 1e-3)
+            let gamma = parameter(x[1].clone().reshape([width]));
+            let beta = parameter(x[2].clone().reshape([width]));
+            LayerNorm { gamma, beta, epsilon: 1e-3 }.forward(x[0].clone())
         });
     }
 
@@ -245,7 +243,10 @@ fn any_number_of_threads_gives_the_same_bits() {
                 let qkv = Activation::Gelu.forward(qkv);
                 let bias = causal_bias(mask(&[150, 20, 90], length, &qkv.device()), length, None);
                 let mixed = kernels::merged_attention(&qkv, heads, &bias, 0.2).unwrap();
-                row_losses(mixed.reshape([batch * length, width]), &vec![3; batch * length])
+                row_losses(
+                    mixed.reshape([batch * length, width]),
+                    &vec![3; batch * length],
+                )
             },
         )
     };

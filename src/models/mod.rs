@@ -22,6 +22,7 @@ mod activation;
 mod attention;
 mod causal_lm;
 mod decoder;
+mod dtype;
 mod gemma2;
 mod generate;
 mod gpt2;
@@ -45,6 +46,7 @@ mod shards;
 
 pub use activation::Activation;
 pub use causal_lm::CausalLm;
+pub use dtype::Dtype;
 pub use generate::{Generation, Sampling};
 pub use gpt2::{Gpt2, Gpt2Config};
 pub use loss::{sample_losses, token_losses};

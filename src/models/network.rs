@@ -2,7 +2,11 @@
 
 use burn::tensor::{Device, Int, Tensor};
 
-use super::{attention::Seen, loss::Targets, pretrained::Naming};
+use super::{
+    attention::{Seen, widened},
+    loss::Targets,
+    pretrained::Naming,
+};
 
 /// A causal language model, in two parts: tokens to hidden states, and hidden states to logits.
 pub(super) trait Network {
@@ -54,10 +58,10 @@ pub(super) trait Network {
     }
 }
 
-/// `cap tanh(logits / cap)`, or the logits where there is no cap.
+/// `cap tanh(logits / cap)`, in at least float32, or the logits where there is no cap.
 pub(super) fn capped(logits: Tensor<2>, cap: Option<f64>) -> Tensor<2> {
     match cap {
         None => logits,
-        Some(cap) => (logits / cap).tanh() * cap,
+        Some(cap) => (widened(logits) / cap).tanh() * cap,
     }
 }

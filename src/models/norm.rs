@@ -1,14 +1,39 @@
-//! Root mean square norms: Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
+//! Layer norms, Ba et al., "Layer Normalization" (2016); and root mean square norms, Zhang and Sennrich, "Root Mean Square
+//! Layer Normalization" (2019).
 
 use burn::{
     module::{Module, Param},
-    nn::LayerNorm,
-    tensor::{FloatDType, Tensor},
+    tensor::{FloatDType, Tensor, module::layer_norm},
 };
 
 use super::attention::widened;
 #[cfg(feature = "flex")]
 use crate::kernels;
+
+/// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`, in at least float32: Burn's own module takes the statistics of
+/// bfloat16 in bfloat16.
+#[derive(Module, Debug)]
+pub(super) struct LayerNorm {
+    pub gamma: Param<Tensor<1>>,
+    pub beta: Param<Tensor<1>>,
+    #[module(skip)]
+    pub epsilon: f64,
+}
+
+impl LayerNorm {
+    /// `[rows, width]` to the same.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        #[cfg(feature = "flex")]
+        let fused = kernels::layer_norm(&x, &self.gamma.val(), &self.beta.val(), self.epsilon);
+        #[cfg(feature = "flex")]
+        if let Some(y) = fused {
+            return y;
+        }
+        let stored: FloatDType = x.dtype().into();
+        let (gamma, beta) = (widened(self.gamma.val()), widened(self.beta.val()));
+        layer_norm(widened(x), gamma, Some(beta), self.epsilon).cast(stored)
+    }
+}
 
 /// `x / sqrt(mean(x^2) + epsilon) * w`, in at least float32; Gemma's form has `1 + w` instead of `w`.
 #[derive(Module, Debug)]
@@ -40,15 +65,4 @@ impl RmsNorm {
             x.cast(stored) * weight
         }
     }
-}
-
-/// Layer norm of `[rows, width]`, with the epsilon that the module was made with.
-pub(super) fn layer_norm(norm: &LayerNorm, x: Tensor<2>, epsilon: f64) -> Tensor<2> {
-    #[cfg(feature = "flex")]
-    if let Some(bias) = &norm.beta
-        && let Some(y) = kernels::layer_norm(&x, &norm.gamma.val(), &bias.val(), epsilon)
-    {
-        return y;
-    }
-    norm.forward(x)
 }

@@ -11,11 +11,11 @@ use std::{
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
 use serde::de::DeserializeOwned;
 
-use super::shards::Shards;
+use super::{dtype::Dtype, shards::Shards};
 use crate::error::{Error, Result};
 
 /// The file with a model's shape.
@@ -81,10 +81,10 @@ pub(super) fn read_config<C: DeserializeOwned>(dir: &Path) -> Result<(PathBuf, C
     Ok((path, config))
 }
 
-/// Fills the module with a folder's tensors.
+/// Fills the module with a folder's tensors, as `dtype`.
 ///
 /// The parameters should not be initialized yet: then nothing but one tensor at a time is held besides the model itself.
-pub(super) fn load<M: Module>(module: M, dir: &Path, naming: &Naming) -> Result<M> {
+pub(super) fn load<M: Module>(module: M, dir: &Path, naming: &Naming, dtype: Dtype) -> Result<M> {
     let mut shards = Shards::open(dir)?;
     let path = shards.path().to_owned();
     let matched = match_names(&module, &shards, naming).map_err(|m| Error::file(&path, m))?;
@@ -100,6 +100,7 @@ pub(super) fn load<M: Module>(module: M, dir: &Path, naming: &Naming) -> Result<
     let mut load = Load {
         names: matched.names.into_iter(),
         shards,
+        dtype,
         failed: None,
     };
     let module = module.map(&mut load);
@@ -213,6 +214,7 @@ impl ModuleVisitor for List {
 struct Load {
     names: std::vec::IntoIter<String>,
     shards: Shards,
+    dtype: Dtype,
     failed: Option<Error>,
 }
 
@@ -221,9 +223,10 @@ impl ModuleMapper for Load {
         let Some(name) = self.names.next().filter(|_| self.failed.is_none()) else {
             return param;
         };
-        match self.shards.read(&name) {
+        match self.shards.read(&name, self.dtype) {
             Ok(data) => {
-                let tensor = Tensor::from_data(data, &param.lazy_device());
+                let options = (&param.lazy_device(), DType::from(self.dtype));
+                let tensor = Tensor::from_data(data, options);
                 let id = param.id;
                 param.transform_for_load(tensor, id)
             }

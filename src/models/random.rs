@@ -7,7 +7,10 @@ use burn::{
 };
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-use super::{linear, norm::RmsNorm};
+use super::{
+    linear,
+    norm::{LayerNorm, RmsNorm},
+};
 
 /// Makes parameters that are drawn when they are first used. Each has a seed of its own, so that its values do not
 /// depend on when, or whether, others are drawn.
@@ -20,10 +23,6 @@ impl<'a> Draw<'a> {
     pub(super) fn new(seed: u64, device: &'a Device) -> Self {
         let seeds = Xoshiro256PlusPlus::seed_from_u64(seed);
         Self { seeds, device }
-    }
-
-    pub(super) fn device(&self) -> &'a Device {
-        self.device
     }
 
     /// A table of `count` rows of normal numbers.
@@ -52,6 +51,15 @@ impl<'a> Draw<'a> {
         linear::Linear {
             weight: self.normal([output, input], std),
             bias: bias.then(|| self.parameter([output], |len| vec![0.0; len])),
+        }
+    }
+
+    /// A norm that scales by 1 and shifts by 0.
+    pub(super) fn layer_norm(&self, width: usize, epsilon: f64) -> LayerNorm {
+        LayerNorm {
+            gamma: self.parameter([width], |len| vec![1.0; len]),
+            beta: self.parameter([width], |len| vec![0.0; len]),
+            epsilon,
         }
     }
 

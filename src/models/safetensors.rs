@@ -9,12 +9,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{TensorData, f16};
+use burn::tensor::{Element, TensorData, bf16, f16};
 use safetensors::{
-    Dtype,
+    Dtype as Stored,
     tensor::{Metadata, TensorInfo},
 };
 
+use super::dtype::Dtype;
 use crate::error::{Error, Result};
 
 /// The format's own limit on the size of a header, so that a damaged length does not claim all memory.
@@ -84,11 +85,18 @@ impl Reader {
         self.metadata.offset_keys().into_iter().filter_map(shape)
     }
 
-    /// Reads one tensor as float32, whichever floating type it is stored in.
+    /// Reads one tensor as `dtype`, whichever floating type it is stored in. No wider copy of it is held.
     ///
     /// # Errors
     /// A type that is not a float, a value that is not finite, or a failed read.
-    pub(super) fn read(&mut self, name: &str) -> Result<TensorData> {
+    pub(super) fn read(&mut self, name: &str, dtype: Dtype) -> Result<TensorData> {
+        match dtype {
+            Dtype::Float32 => self.read_as(name, |value| value),
+            Dtype::Bfloat16 => self.read_as(name, bf16::from_f32),
+        }
+    }
+
+    fn read_as<E: Element>(&mut self, name: &str, convert: fn(f32) -> E) -> Result<TensorData> {
         let shape = self.info(name)?.shape.clone();
         let count: usize = shape.iter().product();
         let mut values = Vec::with_capacity(count);
@@ -100,7 +108,7 @@ impl Reader {
                     format!("tensor `{name}` is cut short"),
                 ));
             }
-            values.extend(part);
+            values.extend(part.into_iter().map(convert));
         }
         Ok(TensorData::new(values, shape))
     }
@@ -110,10 +118,10 @@ impl Reader {
         let fail = |message: String| Error::file(&self.path, format!("tensor `{name}` {message}"));
         let info = self.info(name)?;
         let (width, convert): (usize, fn(&[u8]) -> f32) = match info.dtype {
-            Dtype::F32 => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-            Dtype::F16 => (2, |b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
+            Stored::F32 => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            Stored::F16 => (2, |b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
             // bfloat16 is the upper half of a float32.
-            Dtype::BF16 => (2, |b| f32::from_le_bytes([0, 0, b[0], b[1]])),
+            Stored::BF16 => (2, |b| f32::from_le_bytes([0, 0, b[0], b[1]])),
             other => {
                 return Err(fail(format!(
                     "is stored as {other}, but must be F32, F16 or BF16; convert the checkpoint"
@@ -147,17 +155,25 @@ impl Reader {
 pub(super) struct Writer {
     path: PathBuf,
     file: BufWriter<File>,
+    dtype: Dtype,
 }
 
 impl Writer {
-    /// Creates the file and writes the header for float32 tensors of these names and shapes.
-    pub(super) fn create(path: &Path, tensors: &[(String, Vec<usize>)]) -> Result<Self> {
+    /// Creates the file and writes the header for tensors of these names and shapes, all of type `dtype`.
+    pub(super) fn create(
+        path: &Path,
+        tensors: &[(String, Vec<usize>)],
+        dtype: Dtype,
+    ) -> Result<Self> {
         let mut offset = 0;
         let infos = tensors.iter().map(|(name, shape)| {
             let start = offset;
-            offset += 4 * shape.iter().product::<usize>();
+            offset += dtype.width() * shape.iter().product::<usize>();
             let info = TensorInfo {
-                dtype: Dtype::F32,
+                dtype: match dtype {
+                    Dtype::Float32 => Stored::F32,
+                    Dtype::Bfloat16 => Stored::BF16,
+                },
                 shape: shape.clone(),
                 data_offsets: (start, offset),
             };
@@ -174,6 +190,7 @@ impl Writer {
         let mut writer = Self {
             path: path.to_owned(),
             file: BufWriter::new(file),
+            dtype,
         };
         writer.put(&(header.len() as u64).to_le_bytes())?;
         writer.put(&header)?;
@@ -182,14 +199,25 @@ impl Writer {
 
     /// Writes the next tensor.
     pub(super) fn write(&mut self, tensor: TensorData) -> Result<()> {
-        let tensor = tensor.convert::<f32>();
+        match self.dtype {
+            Dtype::Float32 => self.write_as(tensor, f32::to_le_bytes),
+            Dtype::Bfloat16 => self.write_as(tensor, bf16::to_le_bytes),
+        }
+    }
+
+    fn write_as<E: Element, const WIDTH: usize>(
+        &mut self,
+        tensor: TensorData,
+        to_bytes: fn(E) -> [u8; WIDTH],
+    ) -> Result<()> {
+        let tensor = tensor.convert::<E>();
         let values = tensor
-            .as_slice::<f32>()
+            .as_slice::<E>()
             .map_err(|e| Error::file(&self.path, format!("{e:?}")))?;
         let mut bytes = Vec::with_capacity(CHUNK);
-        for part in values.chunks(CHUNK / 4) {
+        for part in values.chunks(CHUNK / WIDTH) {
             bytes.clear();
-            bytes.extend(part.iter().flat_map(|v| v.to_le_bytes()));
+            bytes.extend(part.iter().flat_map(|value| to_bytes(*value)));
             self.put(&bytes)?;
         }
         Ok(())

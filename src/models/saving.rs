@@ -12,6 +12,7 @@ use burn::{
 use serde_json::{Value, json};
 
 use super::{
+    dtype::Dtype,
     pretrained::{CONFIG, Naming, parameters},
     safetensors::Writer,
     shards::{INDEX, Index, TENSORS},
@@ -34,11 +35,8 @@ const COPIED: [&str; 12] = [
     "vocab.txt",
 ];
 
-/// Bytes of a stored number.
-const WIDTH: u64 = 4;
-
 /// Writes the module's tensors in files of at most `shard` bytes each, config.json, and the files of `source` beside them.
-/// All are written under temporary names first; then they get their own.
+/// Tensors are written in bfloat16 if all are in it, else in float32. All files are written under temporary names first; then they get their own.
 pub(super) fn save<M: Module>(
     module: &M,
     dir: &Path,
@@ -49,11 +47,13 @@ pub(super) fn save<M: Module>(
 ) -> Result<()> {
     fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
     let mut staged = Staged::new(dir);
+    let dtype = Dtype::of(module);
     let parameters = parameters(module)
         .into_iter()
         .map(|(path, shape)| (naming.name(&path), shape))
         .collect();
-    let shards = split(parameters, shard);
+    let width = dtype.width() as u64;
+    let shards = split(parameters, shard, width);
     let names = shard_names(shards.len());
 
     let plan: Vec<_> = names
@@ -63,6 +63,7 @@ pub(super) fn save<M: Module>(
         .collect();
     let mut save = Save {
         plan: plan.into_iter(),
+        dtype,
         left: 0,
         writer: None,
         written: Ok(()),
@@ -71,7 +72,7 @@ pub(super) fn save<M: Module>(
     save.finish()?;
 
     if let [_, _, ..] = shards.as_slice() {
-        staged.write(INDEX, &index(&names, &shards))?;
+        staged.write(INDEX, &index(&names, &shards, width))?;
     }
     for name in COPIED {
         let Some(from) = source
@@ -83,32 +84,42 @@ pub(super) fn save<M: Module>(
         let to = staged.add(name);
         fs::copy(&from, &to).map_err(|e| Error::io(&from, e))?;
     }
-    staged.write(CONFIG, &float32(config))?;
+    staged.write(CONFIG, &typed(config, dtype))?;
     staged.commit()?;
     remove_others(dir, &names)
 }
 
-/// config.json of a model that is stored in float32, whatever it was read from. transformers 4 and 5 spell it differently.
-fn float32(mut config: Value) -> Value {
+/// config.json of a model that is stored as `dtype`, whatever it was read from. transformers 4 and 5 spell it differently.
+fn typed(mut config: Value, dtype: Dtype) -> Value {
+    let name: &str = dtype.into();
+    let mut said = false;
     for key in ["dtype", "torch_dtype"] {
-        if let Some(dtype) = config.get_mut(key) {
-            *dtype = Value::from("float32");
+        if let Some(value) = config.get_mut(key) {
+            *value = Value::from(name);
+            said = true;
         }
+    }
+    // Without the key transformers 4 reads everything as float32; 5 reads its old name too.
+    if !said
+        && dtype == Dtype::Bfloat16
+        && let Some(config) = config.as_object_mut()
+    {
+        config.insert("torch_dtype".to_owned(), Value::from(name));
     }
     config
 }
 
 type Named = (String, Vec<usize>);
 
-fn bytes((_, shape): &Named) -> u64 {
-    shape.iter().map(|size| *size as u64).product::<u64>() * WIDTH
+fn count((_, shape): &Named) -> u64 {
+    shape.iter().map(|size| *size as u64).product()
 }
 
-/// Consecutive tensors of at most `largest` bytes together; a larger tensor is alone.
-fn split(tensors: Vec<Named>, largest: u64) -> Vec<Vec<Named>> {
+/// Consecutive tensors of at most `largest` bytes together, `width` a number; a larger tensor is alone.
+fn split(tensors: Vec<Named>, largest: u64, width: u64) -> Vec<Vec<Named>> {
     let (mut shards, mut size) = (vec![Vec::new()], 0_u64);
     for tensor in tensors {
-        let more = bytes(&tensor);
+        let more = count(&tensor) * width;
         let full = size.saturating_add(more) > largest;
         match shards.last_mut().filter(|shard| !full || shard.is_empty()) {
             Some(shard) => shard.push(tensor),
@@ -131,9 +142,9 @@ fn shard_names(count: usize) -> Vec<String> {
     (1..=count).map(name).collect()
 }
 
-fn index(names: &[String], shards: &[Vec<Named>]) -> Value {
-    let total: u64 = shards.iter().flatten().map(bytes).sum();
-    let metadata = json!({"total_parameters": total / WIDTH, "total_size": total});
+fn index(names: &[String], shards: &[Vec<Named>], width: u64) -> Value {
+    let total: u64 = shards.iter().flatten().map(count).sum();
+    let metadata = json!({"total_parameters": total, "total_size": total * width});
     let files = names.iter().zip(shards);
     let tensors = files.flat_map(|(file, shard)| {
         let named = move |(name, _): &Named| (name.clone(), file.clone());
@@ -206,6 +217,7 @@ impl Drop for Staged<'_> {
 /// Writes the parameters one by one, and goes to the next file when one has all its tensors.
 struct Save<'a> {
     plan: std::vec::IntoIter<(PathBuf, &'a Vec<Named>)>,
+    dtype: Dtype,
     /// Tensors that the present file still lacks.
     left: usize,
     writer: Option<Writer>,
@@ -218,7 +230,7 @@ impl Save<'_> {
             && let Some((path, tensors)) = self.plan.next()
         {
             self.finish_file()?;
-            self.writer = Some(Writer::create(&path, tensors)?);
+            self.writer = Some(Writer::create(&path, tensors, self.dtype)?);
             self.left = tensors.len();
         }
         self.left -= 1;

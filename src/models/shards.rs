@@ -10,7 +10,7 @@ use burn::tensor::TensorData;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::safetensors::Reader;
+use super::{dtype::Dtype, safetensors::Reader};
 use crate::error::{Error, Result};
 
 /// The one file.
@@ -99,9 +99,9 @@ impl Shards {
         self.files.iter().flat_map(Reader::tensors)
     }
 
-    /// Reads one tensor as float32. See [`Reader::read`].
-    pub fn read(&mut self, name: &str) -> Result<TensorData> {
-        self.file(name)?.read(name)
+    /// Reads one tensor as `dtype`. See [`Reader::read`].
+    pub fn read(&mut self, name: &str, dtype: Dtype) -> Result<TensorData> {
+        self.file(name)?.read(name, dtype)
     }
 
     /// Whether two tensors of one shape hold the same values, without holding either.

@@ -31,6 +31,9 @@ pub(crate) fn total<X: Module, W: Module, B>(
 /// The linear combination `sum_k c_k g_k`, in the order given. A parameter that a term has no entry
 /// for counts as zero there. Parameters that are frozen are left out, also if an objective gave them a
 /// gradient: they must not move, nor count in a norm.
+///
+/// Sums and products of gradients in half precision are in float32, as the optimizer wants them; a single gradient with
+/// the factor 1 stays as it is.
 pub(crate) fn combine<M: Module>(
     module: &M,
     terms: Vec<(f64, GradientsParams)>,
@@ -61,10 +64,10 @@ impl ModuleVisitor for Combination {
             // Exact comparison: only the literal 1 saves the pass.
             #[allow(clippy::float_cmp)]
             if *factor != 1.0 {
-                gradient = gradient.mul_scalar(*factor);
+                gradient = widened(gradient).mul_scalar(*factor);
             }
             sum = Some(match sum {
-                Some(sum) => sum + gradient,
+                Some(sum) => widened(sum) + widened(gradient),
                 None => gradient,
             });
         }
@@ -97,11 +100,7 @@ struct Norm<'a> {
 impl ModuleVisitor for Norm<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            let gradient = match gradient.dtype() {
-                DType::F64 | DType::F32 => gradient,
-                _ => gradient.cast(DType::F32), // squares of half precision overflow or vanish
-            };
-            let square = gradient.square().sum();
+            let square = widened(gradient).square().sum(); // squares of half precision overflow or vanish
             let dtype = self.squares.first().map_or(square.dtype(), Tensor::dtype);
             self.squares.push(square.cast(dtype));
         }
@@ -118,5 +117,13 @@ pub(crate) fn clip<M: Module>(
     match limit {
         Some(limit) if norm > limit => combine(module, vec![(limit / norm, gradients)]),
         _ => gradients,
+    }
+}
+
+/// The tensor in float32 if it is in half precision; else as it is.
+pub(crate) fn widened<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    match tensor.dtype() {
+        DType::F16 | DType::BF16 => tensor.cast(DType::F32),
+        _ => tensor,
     }
 }

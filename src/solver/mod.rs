@@ -1,7 +1,7 @@
 //! The solver: hyper-parameters ([`ScaleBio`]), state ([`Run`]) and what happened ([`Step`]).
 
-pub(crate) mod adamw;
-mod gradients;
+mod adamw;
+pub(crate) mod gradients;
 mod optimizer;
 mod penalty;
 mod run;
@@ -17,5 +17,4 @@ pub use scalebio::{Moments, ScaleBio};
 pub use schedule::Schedule;
 pub use step::{PerVariable, Step};
 pub use update::Update;
-#[cfg(feature = "llm")]
 pub(crate) use variable::Variable;

@@ -8,7 +8,8 @@ use super::update::Update;
 use crate::sampler::{AllLayers, LayerSampler};
 use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
 
-/// What happens to the optimizer's moments of a block that is frozen again.
+/// What happens to the optimizer's moments of a block that is frozen again, and to the float32 masters of its
+/// parameters if they are stored in half precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Moments {
     /// They are dropped: memory stays that of the active blocks, and a block starts afresh when it is

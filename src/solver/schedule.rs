@@ -32,6 +32,11 @@ pub enum Schedule {
         /// Factor of one step, in (0, 1].
         decay: f64,
     },
+    /// `(t + 1)^-exponent`, as convergence theorems have it.
+    Power {
+        /// At least 0.
+        exponent: f64,
+    },
 }
 
 impl Schedule {
@@ -46,6 +51,7 @@ impl Schedule {
             }
             Self::Linear { steps } => 1.0 - progress(step, steps),
             Self::Exponential { decay } => decay.powf(step as f64),
+            Self::Power { exponent } => ((step + 1) as f64).powf(-exponent),
         }
     }
 
@@ -69,6 +75,14 @@ impl Schedule {
                 "a factor greater than 0 and at most 1",
                 "0.999 halves the rate in 693 steps",
             )),
+            Self::Power { exponent } if !(exponent >= 0.0 && exponent.is_finite()) => {
+                Err(Error::setting(
+                    "power schedule",
+                    exponent,
+                    "a finite exponent of at least 0",
+                    "0.5 makes the rate fall with the square root of the step",
+                ))
+            }
             _ => Ok(()),
         }
     }

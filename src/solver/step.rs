@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::{Error, Result};
+
 /// A number for each of the three variables.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PerVariable {
@@ -14,22 +16,67 @@ pub struct PerVariable {
 }
 
 /// What one step computed at the point where it started, and how far it could move.
+///
+/// The penalty and the losses at `u` are NaN for a [method](crate::methods) that has none, and the rate and the norm of a
+/// variable that a method does not have are 0.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Step {
-    pub(super) index: usize,
-    pub(super) penalty: f64,
-    pub(super) rates: PerVariable,
-    pub(super) gradient_norms: PerVariable,
-    pub(super) upper_loss: f64,
-    pub(super) lower_loss: f64,
-    pub(super) auxiliary_loss: f64,
-    pub(super) upper_parts: Vec<f64>,
-    pub(super) lower_parts: Vec<f64>,
-    pub(super) auxiliary_parts: Vec<f64>,
+    pub(crate) index: usize,
+    pub(crate) penalty: f64,
+    pub(crate) rates: PerVariable,
+    pub(crate) gradient_norms: PerVariable,
+    pub(crate) upper_loss: f64,
+    pub(crate) lower_loss: f64,
+    /// `None` for a method that has none.
+    pub(crate) auxiliary_loss: Option<f64>,
+    pub(crate) upper_parts: Vec<f64>,
+    pub(crate) lower_parts: Vec<f64>,
+    pub(crate) auxiliary_parts: Vec<f64>,
+    pub(crate) gradient_calls: usize,
 }
 
 impl Step {
+    /// Step `index` of a method without penalty and without `u`; to be filled in.
+    pub(crate) fn at(index: usize) -> Self {
+        Self {
+            index,
+            penalty: f64::NAN,
+            rates: PerVariable::default(),
+            gradient_norms: PerVariable::default(),
+            upper_loss: f64::NAN,
+            lower_loss: f64::NAN,
+            auxiliary_loss: None,
+            upper_parts: Vec::new(),
+            lower_parts: Vec::new(),
+            auxiliary_parts: Vec::new(),
+            gradient_calls: 0,
+        }
+    }
+
+    /// An error for the first quantity that is NaN or infinite.
+    pub(crate) fn check_finite(&self) -> Result<()> {
+        let norms = self.gradient_norms;
+        let quantities = [
+            ("the upper loss L1(w)", self.upper_loss),
+            ("the lower loss L2(w)", self.lower_loss),
+            ("the lower loss L2(u)", self.auxiliary_loss.unwrap_or(0.0)),
+            ("the norm of the gradient of w", norms.lower),
+            ("the norm of the gradient of u", norms.auxiliary),
+            ("the norm of the hypergradient", norms.upper),
+        ];
+        for (quantity, value) in quantities {
+            if !value.is_finite() {
+                return Err(Error::NonFinite {
+                    step: self.index,
+                    quantity: quantity.to_owned(),
+                    value,
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Number of the step, from 0.
     pub fn index(&self) -> usize {
         self.index
@@ -63,13 +110,13 @@ impl Step {
 
     /// `G(x, u)`, the paper's `L2(u)`, before the update.
     pub fn auxiliary_loss(&self) -> f64 {
-        self.auxiliary_loss
+        self.auxiliary_loss.unwrap_or(f64::NAN)
     }
 
     /// `G(x, w) - G(x, u)`: the estimate of how far `w` is from minimizing `G`. Slightly negative
     /// where `u` is behind.
     pub fn value_gap(&self) -> f64 {
-        self.lower_loss - self.auxiliary_loss
+        self.lower_loss - self.auxiliary_loss()
     }
 
     /// The upper objective's [`parts`](crate::Gradients::parts) at `w`.
@@ -80,6 +127,11 @@ impl Step {
     /// The lower objective's [`parts`](crate::Gradients::parts) at `w`, for instance source losses.
     pub fn lower_parts(&self) -> &[f64] {
         &self.lower_parts
+    }
+
+    /// Number of gradients that the step took: of one objective at one point, over all its micro-batches.
+    pub fn gradient_calls(&self) -> usize {
+        self.gradient_calls
     }
 
     /// The lower objective's [`parts`](crate::Gradients::parts) at `u`.
@@ -96,7 +148,7 @@ impl fmt::Display for Step {
             self.index,
             self.upper_loss,
             self.lower_loss,
-            self.auxiliary_loss,
+            self.auxiliary_loss(),
             self.value_gap(),
             self.gradient_norms.upper,
         )

@@ -142,6 +142,12 @@ impl Update {
         self.schedule(Schedule::Exponential { decay })
     }
 
+    /// Divides the rate of step `t` (from 0) by `(t + 1)^exponent`; `exponent` is at least 0.
+    #[must_use]
+    pub fn power(self, exponent: f64) -> Self {
+        self.schedule(Schedule::Power { exponent })
+    }
+
     /// The learning rate at step `step` (from 0), before the stage's factor.
     pub fn rate_at(&self, step: usize) -> f64 {
         self.rate * self.schedule.factor(step)

@@ -34,6 +34,18 @@ impl<M: Module> Variable<M> {
         })
     }
 
+    /// An upper variable with its update rule, both checked.
+    pub fn upper(module: M, update: &Update) -> Result<Self> {
+        update.validate("update of the upper variable")?;
+        Self::new(untied(module), update, "upper variable")
+    }
+
+    /// A lower variable with its update rule, both checked.
+    pub fn lower(module: M, update: &Update) -> Result<Self> {
+        update.validate("update of the lower variable")?;
+        Self::new(untied(module), update, "lower variable")
+    }
+
     #[expect(
         clippy::expect_used,
         reason = "`replace` puts a module back before it returns"
@@ -63,8 +75,8 @@ impl<M: Module> Variable<M> {
         self.replace(|module, optimizer| optimizer.step(rate, module, gradients));
     }
 
-    /// Lets the parameters of `group` train and freezes all others, dropping their moments unless
-    /// they are to be kept.
+    /// Lets the parameters of `group` train and freezes all others, dropping their moments and masters
+    /// unless they are to be kept.
     pub fn activate(&mut self, group: &ParamGroup, keep_moments: bool) {
         let mut activation = Activation {
             path: Vec::new(),
@@ -81,7 +93,7 @@ impl<M: Module> Variable<M> {
         }
     }
 
-    /// Bytes of the optimizer's moments.
+    /// Bytes of the optimizer's moments and masters.
     pub fn moment_bytes(&self) -> usize {
         self.optimizer.bytes()
     }
@@ -131,7 +143,7 @@ impl ModuleMapper for Activation<'_> {
 
 /// A copy of `module` with parameter ids and gradients of its own: the auxiliary variable at the start.
 /// The values are shared until the first update.
-pub(super) fn auxiliary_of<M: Module>(module: &M) -> M {
+pub(crate) fn auxiliary_of<M: Module>(module: &M) -> M {
     module.clone().map(&mut Fresh { ids: true })
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::models::Dtype;
 use crate::solver::{ScaleBio, Update};
 use crate::{Error, Result};
 
@@ -26,6 +27,10 @@ pub struct ReweightConfig {
     pub data: PathBuf,
     /// Hugging Face folder of the base model. Default: a small GPT-2 with random weights.
     pub model: Option<PathBuf>,
+    /// In which floating type the model and its auxiliary copy are held and computed; a run in bfloat16 also saves its
+    /// model so. Default: float32.
+    #[serde(default)]
+    pub dtype: Dtype,
     /// `tokenizer.json` to use. Default: that of the model's folder; without a model, one trained on the sources.
     pub tokenizer: Option<PathBuf>,
     /// Steps of the run, at least 1; the length of the cosine schedules. Default: 120.
@@ -62,6 +67,7 @@ impl ReweightConfig {
         Self {
             data: data.into(),
             model: None,
+            dtype: Dtype::default(),
             tokenizer: None,
             steps: 120,
             batch: 28,

@@ -51,6 +51,7 @@ impl Experiment {
     pub fn open(config: ReweightConfig) -> Result<Self> {
         config.validate()?;
         let device = device(&config.device)?.autodiff();
+        config.dtype.check(&device)?;
         let mut options = CorpusConfig::new(config.max_length).vocabulary(VOCABULARY);
         if let Some(file) = &config.tokenizer {
             options = options.tokenizer(Tokenizer::from_file(file)?);
@@ -110,12 +111,13 @@ impl Experiment {
     /// Those of [`CausalLm::from_pretrained`]; a vocabulary or a length that is too small for the data.
     pub fn base_model(&self) -> Result<CausalLm> {
         let model = match &self.config.model {
-            Some(folder) => CausalLm::from_pretrained(folder, &self.device)?,
+            Some(folder) => CausalLm::from_pretrained_as(folder, &self.device, self.config.dtype)?,
             None => {
                 let vocabulary = self.tokenizer.vocabulary_size();
-                Gpt2Config::new(vocabulary, self.config.max_length, WIDTH, BLOCKS, HEADS)
-                    .init(self.seed(Stream::Model), &self.device)?
-                    .into()
+                let model =
+                    Gpt2Config::new(vocabulary, self.config.max_length, WIDTH, BLOCKS, HEADS)
+                        .init(self.seed(Stream::Model), &self.device)?;
+                CausalLm::from(model).cast(self.config.dtype)?
             }
         };
         self.tokenizer.check_vocabulary(model.vocabulary_size())?;

@@ -12,7 +12,9 @@ type Vector = Param<Tensor<1>>;
 fn path(update: Update) -> Vec<f32> {
     let device = Device::flex().autodiff();
     let numbers = |scale: f32| {
-        let numbers: Vec<f32> = (0..40_000).map(|i| scale * ((i * 37 % 101) as f32 - 50.0)).collect();
+        let numbers: Vec<f32> = (0..40_000)
+            .map(|i| scale * ((i * 37 % 101) as f32 - 50.0))
+            .collect();
         Tensor::<1>::from_data(TensorData::new(numbers, [40_000]), &device)
     };
     let (start, target) = (numbers(0.01), numbers(-3.0));
@@ -23,7 +25,9 @@ fn path(update: Update) -> Vec<f32> {
     };
     let x = Vector::from_data([1.0], &device);
     let w = Param::from_tensor(start);
-    let mut run = ScaleBio::new(Update::sgd(1e-9), update).start(problem, x, w).unwrap();
+    let mut run = ScaleBio::new(Update::sgd(1e-9), update)
+        .start(problem, x, w)
+        .unwrap();
     for step in run.by_ref().take(7) {
         step.unwrap();
     }
@@ -39,7 +43,12 @@ fn the_fused_step_is_burns_step() {
         .with_epsilon(1e-6)
         .with_weight_decay(0.3);
     let plain = path(Update::new(config.build(), 1e-2));
-    let fused = path(Update::adamw(1e-2).betas(0.8, 0.95).epsilon(1e-6).weight_decay(0.3));
+    let fused = path(
+        Update::adamw(1e-2)
+            .betas(0.8, 0.95)
+            .epsilon(1e-6)
+            .weight_decay(0.3),
+    );
     for (fused, plain) in fused.iter().zip(&plain) {
         assert_relative_eq!(*fused, *plain, max_relative = 1e-5, epsilon = 1e-6);
     }

@@ -52,6 +52,15 @@ fn dependencies_point_down_only() {
             [&errors[..], &problem, &["kernels", "sampler", "Moments"]].concat(),
         ),
         (
+            "methods",
+            [
+                &errors[..],
+                &problem,
+                &["solver", "Run", "ScaleBio", "Step"],
+            ]
+            .concat(),
+        ),
+        (
             "reweight/language.rs",
             [&errors[..], &["data", "models"]].concat(),
         ),

@@ -67,6 +67,7 @@ fn public_types_of_language_models_are_send_too() {
     send_and_sync::<data::TokenBatch>();
     send_and_sync::<data::Tokenizer>();
     send_and_sync::<models::Activation>();
+    send_and_sync::<models::Dtype>();
     send_and_sync::<models::Gpt2Config>();
     send_and_sync::<models::Sampling>();
     send_and_sync::<train::ReweightConfig>();

@@ -192,8 +192,14 @@ fn reweight_writes_its_files_and_refuses_a_folder_that_holds_a_run() {
     let next = folder.path().join("next");
     reweight(
         &next,
-        &[&SHORT[..], &["--model", model.to_str().unwrap()]].concat(),
+        &[
+            &SHORT[..],
+            &["--model", model.to_str().unwrap(), "--dtype", "bf16"],
+        ]
+        .concat(),
     );
+    let settings = fs::read_to_string(next.join("config.json")).unwrap();
+    assert!(settings.contains("\"dtype\": \"bfloat16\""), "{settings}");
 }
 
 #[test]
@@ -257,6 +263,11 @@ fn reweight_says_what_is_wrong_with_its_flags() {
         (&["--lisa-blocks", "1", "--lisa-period", "0"], "period"),
         (&["--optimizer", "adagrad"], "adamw or sgd"),
         (&["--device", "tpu"], "tpu"),
+        (&["--dtype", "int8"], "float32 or bfloat16"),
+        (
+            &["--dtype", "bf16", "--device", "ndarray"],
+            "float32 on this device",
+        ),
         (
             &[
                 "--model",
@@ -311,6 +322,7 @@ fn reweight_help_names_every_flag_with_its_default() {
         "lisa-period",
         "seed",
         "device",
+        "dtype",
         "out",
     ] {
         let start = text

@@ -11,6 +11,7 @@ mod device;
 mod downstream;
 mod failures;
 mod layers;
+mod masters;
 mod moments;
 mod properties;
 mod reweighting;
@@ -20,6 +21,8 @@ mod zoo;
 
 #[cfg(feature = "llm")]
 mod architectures;
+#[cfg(feature = "llm")]
+mod bfloat16;
 #[cfg(feature = "llm")]
 #[path = "../../examples/check_model/compare.rs"]
 mod compare;
@@ -43,6 +46,8 @@ mod gpt2;
 mod gpu;
 #[cfg(feature = "llm")]
 mod lisa_gpt2;
+#[cfg(all(feature = "llm", target_os = "linux"))]
+mod memory;
 #[cfg(feature = "llm")]
 mod pretrained;
 #[cfg(feature = "llm")]
