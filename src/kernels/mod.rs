@@ -19,6 +19,7 @@ mod norm;
 mod product;
 mod rotary;
 mod simd;
+mod squares;
 
 use std::fmt::Debug;
 
@@ -37,6 +38,7 @@ pub(crate) use linear::linear;
 pub(crate) use loss::cross_entropy;
 pub(crate) use norm::{layer_norm, rms_norm};
 pub(crate) use rotary::turn;
+pub(crate) use squares::square_sum;
 
 /// An operation of `N` tensors, none of which it changes.
 trait Kernel<const N: usize>: Clone + Debug + Send + 'static {
