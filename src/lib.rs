@@ -94,6 +94,9 @@ mod device;
 mod error;
 #[cfg(feature = "llm")]
 mod files;
+#[cfg(feature = "flex")]
+#[cfg_attr(not(feature = "llm"), allow(dead_code, unused_imports))]
+mod kernels;
 pub mod methods;
 #[cfg(feature = "llm")]
 pub mod models;

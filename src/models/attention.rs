@@ -3,6 +3,8 @@
 use burn::tensor::{DType, FloatDType, Int, Tensor};
 
 use super::linearized::exponentials;
+#[cfg(feature = "flex")]
+use crate::kernels;
 
 /// Added to a score that must not count. Far below any score, yet finite: a row in which everything is masked (a query of
 /// padding) gets an even mixture instead of NaN.
@@ -96,6 +98,10 @@ pub(super) fn attention(
     scale: f64,
     cap: Option<f64>,
 ) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if let Some(mixed) = kernels::attention([&q, &k, &v], bias, scale, cap) {
+        return mixed.swap_dims(1, 2);
+    }
     let stored: FloatDType = v.dtype().into();
     let [batch, heads, length, head] = q.dims();
     let [_, key_heads, keys, _] = k.dims();

@@ -21,6 +21,7 @@ use super::{
     activation::Activation,
     attention::{Biases, Seen, attention, with_seen},
     dtype::Dtype,
+    linear::linear,
     network::{Network, Shared},
     norm::LayerNorm,
     pretrained::{self, Naming},
@@ -28,6 +29,8 @@ use super::{
     saving,
 };
 use crate::error::{Error, Result};
+#[cfg(feature = "flex")]
+use crate::kernels;
 
 /// The shape of a [`Gpt2`], spelled and with the defaults as in the Hub's config.json.
 ///
@@ -405,8 +408,10 @@ impl Block {
 
     /// `[batch * length, width]` to the same.
     fn forward(&self, x: Tensor<2>, bias: &Tensor<4>, seen: Option<&mut Seen>) -> Tensor<2> {
-        let x = x.clone() + self.attn.forward(self.ln_1.forward(x), bias, seen);
-        x.clone() + self.mlp.forward(self.ln_2.forward(x))
+        let normed = self.ln_1.forward(x.clone());
+        let x = x + self.attn.forward(normed, bias, seen);
+        let normed = self.ln_2.forward(x.clone());
+        x + self.mlp.forward(normed)
     }
 }
 
@@ -424,7 +429,13 @@ impl Attention {
     fn forward(&self, x: Tensor<2>, bias: &Tensor<4>, seen: Option<&mut Seen>) -> Tensor<2> {
         let [rows, width] = x.dims();
         let [batch, _, length, _] = bias.dims();
-        let qkv = self.c_attn.forward(x);
+        let qkv = linear(&self.c_attn, x);
+        #[cfg(feature = "flex")]
+        if seen.is_none()
+            && let Some(mixed) = kernels::merged_attention(&qkv, self.heads, bias, self.scale)
+        {
+            return linear(&self.c_proj, mixed.reshape([rows, width]));
+        }
         let heads = |part: usize| {
             qkv.clone()
                 .slice([0..rows, part * width..(part + 1) * width])
@@ -433,8 +444,7 @@ impl Attention {
         };
         let (k, v) = with_seen(seen, heads(1), heads(2));
         let mixed = attention(heads(0), k, v, bias, self.scale, None);
-        self.c_proj
-            .forward(mixed.swap_dims(1, 2).reshape([rows, width]))
+        linear(&self.c_proj, mixed.swap_dims(1, 2).reshape([rows, width]))
     }
 }
 
@@ -448,8 +458,8 @@ struct Mlp {
 
 impl Mlp {
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.c_proj
-            .forward(self.activation.forward(self.c_fc.forward(x)))
+        let inner = self.activation.forward(linear(&self.c_fc, x));
+        linear(&self.c_proj, inner)
     }
 }
 

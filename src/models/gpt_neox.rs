@@ -196,10 +196,8 @@ impl Block {
         let normed = self.input_layernorm.forward(x.clone());
         let attended = x.clone() + self.attention.forward(normed, shared, seen);
         let read = if self.parallel { x } else { attended.clone() };
-        attended
-            + self
-                .mlp
-                .forward(self.post_attention_layernorm.forward(read))
+        let normed = self.post_attention_layernorm.forward(read);
+        attended + self.mlp.forward(normed)
     }
 }
 

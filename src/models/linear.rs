@@ -2,8 +2,12 @@
 
 use burn::{
     module::{Module, Param},
+    nn,
     tensor::Tensor,
 };
+
+#[cfg(feature = "flex")]
+use crate::kernels;
 
 /// `x W^T + b`.
 ///
@@ -18,10 +22,49 @@ pub(super) struct Linear {
 impl Linear {
     /// `[rows, in]` to `[rows, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let y = x.matmul(self.weight.val().transpose());
-        match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
-            None => y,
-        }
+        affine(
+            x,
+            self.weight.val(),
+            self.bias.as_ref().map(Param::val),
+            true,
+        )
+    }
+}
+
+/// Burn's linear layer, whose weight is `[in, out]`, on `[rows, in]`.
+pub(super) fn linear(layer: &nn::Linear, x: Tensor<2>) -> Tensor<2> {
+    affine(
+        x,
+        layer.weight.val(),
+        layer.bias.as_ref().map(Param::val),
+        false,
+    )
+}
+
+/// The scores of all tokens from rows of hidden states and a table of a row a token, `[vocabulary, width]`.
+pub(super) fn head(table: Tensor<2>, rows: Tensor<2>) -> Tensor<2> {
+    affine(rows, table, None, true)
+}
+
+/// `x W + b`, or `x W^T + b` for a weight whose first dimension is that of the outputs.
+fn affine(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    outputs_first: bool,
+) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = kernels::linear(&x, &weight, bias.as_ref(), outputs_first) {
+        return y;
+    }
+    let weight = if outputs_first {
+        weight.transpose()
+    } else {
+        weight
+    };
+    let y = x.matmul(weight);
+    match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
     }
 }

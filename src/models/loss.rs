@@ -5,6 +5,8 @@ use std::ops::Range;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use super::attention::widened;
+#[cfg(feature = "flex")]
+use crate::kernels;
 
 /// The negative log-likelihood of each label given the tokens before it, in nats.
 ///
@@ -140,16 +142,28 @@ impl Targets {
             return Tensor::zeros([samples], &device);
         }
         let rows = Tensor::from_data(self.rows.as_slice(), &device);
-        let logits = widened(head(hidden.select(0, rows)));
-        let highest = logits.clone().detach().max_dim(1);
-        let logits = logits - highest;
-        let target = logits.clone().gather(1, self.labels(0..count, &device));
-        let total = logits.exp().sum_dim(1).log();
+        let logits = head(hidden.select(0, rows));
+        let losses = row_losses(logits, &self.labels);
         let mut means = vec![0.0; samples * count];
         for (row, &sample) in self.owners.iter().enumerate() {
             means[sample * count + row] = 1.0 / self.counts[sample] as f32;
         }
         let means = Tensor::from_data(TensorData::new(means, [samples, count]), &device);
-        means.matmul(total - target).reshape([samples])
+        means.matmul(losses).reshape([samples])
     }
+}
+
+/// The negative log-likelihood of one label a row, `[rows, 1]`, from logits `[rows, vocabulary]`.
+pub(super) fn row_losses(logits: Tensor<2>, labels: &[i64]) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    if let Some(losses) = kernels::cross_entropy(&logits, labels) {
+        return losses;
+    }
+    let device = logits.device();
+    let logits = widened(logits);
+    let highest = logits.clone().detach().max_dim(1);
+    let logits = logits - highest;
+    let labels = TensorData::new(labels.to_vec(), [labels.len(), 1]);
+    let target = logits.clone().gather(1, Tensor::from_data(labels, &device));
+    logits.exp().sum_dim(1).log() - target
 }

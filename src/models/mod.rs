@@ -29,6 +29,8 @@ mod generate;
 mod gpt2;
 mod gpt_neox;
 mod head;
+#[cfg(all(test, feature = "flex", feature = "ndarray"))]
+mod kernel_tests;
 mod linear;
 mod linearized;
 mod llama;

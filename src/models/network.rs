@@ -8,6 +8,7 @@ use burn::{
 use super::{
     attention::{Biases, Seen, widened},
     decoder::embed,
+    linear,
     loss::Targets,
     pretrained::Naming,
     rotary::{Rope, Turns},
@@ -90,7 +91,7 @@ pub(super) trait Network {
 
     /// `[rows, width]` to logits `[rows, vocabulary]`.
     fn head(&self, rows: Tensor<2>) -> Tensor<2> {
-        let logits = rows.matmul(self.head_weight().val().transpose());
+        let logits = linear::head(self.head_weight().val(), rows);
         match self.cap() {
             None => logits,
             Some(cap) => (widened(logits) / cap).tanh() * cap,

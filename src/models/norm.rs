@@ -7,6 +7,8 @@ use burn::{
 };
 
 use super::attention::widened;
+#[cfg(feature = "flex")]
+use crate::kernels;
 
 /// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`, in at least float32: Burn's own module takes the statistics of
 /// bfloat16 in bfloat16.
@@ -21,6 +23,12 @@ pub(super) struct LayerNorm {
 impl LayerNorm {
     /// `[rows, width]` to the same.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        #[cfg(feature = "flex")]
+        let fused = kernels::layer_norm(&x, &self.gamma.val(), &self.beta.val(), self.epsilon);
+        #[cfg(feature = "flex")]
+        if let Some(y) = fused {
+            return y;
+        }
         let stored: FloatDType = x.dtype().into();
         let (gamma, beta) = (widened(self.gamma.val()), widened(self.beta.val()));
         layer_norm(widened(x), gamma, Some(beta), self.epsilon).cast(stored)
@@ -41,6 +49,10 @@ pub(super) struct RmsNorm {
 impl RmsNorm {
     /// `[rows, width]` to the same.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        #[cfg(feature = "flex")]
+        if let Some(y) = kernels::rms_norm(&x, &self.weight.val(), self.epsilon, self.from_one) {
+            return y;
+        }
         let stored: FloatDType = x.dtype().into();
         let x = widened(x);
         let scale = (x.clone().square().mean_dim(1) + self.epsilon).sqrt();

@@ -4,20 +4,24 @@
 //! neighbour, as in the paper).
 
 use std::f64::consts::TAU;
+#[cfg(feature = "flex")]
+use std::sync::Arc;
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde_json::{Map, Value};
 
 use super::settings::{Settings, positive};
 use crate::error::Result;
+#[cfg(feature = "flex")]
+use crate::kernels;
 
 /// How fast each pair of numbers of a head turns.
 #[derive(Clone, Debug)]
 pub(super) struct Rope {
     /// Radians a position, one a pair.
-    frequencies: Vec<f32>,
+    pub frequencies: Vec<f32>,
     /// Width of a head, of which the first `2 * frequencies.len()` numbers turn.
-    head: usize,
+    pub head: usize,
 }
 
 /// What an architecture's config.json means where it says nothing.
@@ -122,6 +126,19 @@ impl Rope {
         })
     }
 
+    /// Of each position from `start` on, the cosines of its angles and then the sines.
+    #[cfg(feature = "flex")]
+    fn angles(&self, start: usize, length: usize) -> Arc<[f32]> {
+        let positions = start..start + length;
+        let of_position = |position: usize| {
+            let angles = self.frequencies.iter();
+            let angles = angles.map(move |f| f64::from(position as f32 * f));
+            let sines = angles.clone().map(f64::sin);
+            angles.map(f64::cos).chain(sines).map(|x| x as f32)
+        };
+        positions.flat_map(of_position).collect()
+    }
+
     /// The turns of the positions from `start` on, for tensors of type `dtype`.
     pub fn at(&self, start: usize, length: usize, device: &Device, dtype: FloatDType) -> Turns {
         let (head, half) = (self.head, self.frequencies.len());
@@ -155,6 +172,8 @@ impl Rope {
         };
         let partner = TensorData::new(partner, [head, head]);
         Turns {
+            #[cfg(feature = "flex")]
+            angles: self.angles(start, length),
             cos: table(cos),
             sin: table(sin),
             partner: Tensor::<2>::from_data(partner, device).cast(dtype),
@@ -181,6 +200,8 @@ impl Llama3 {
 
 /// The turns of the positions of a batch.
 pub(super) struct Turns {
+    #[cfg(feature = "flex")]
+    angles: Arc<[f32]>,
     cos: Tensor<4>,
     sin: Tensor<4>,
     /// Puts at each place the number that it turns with, signed: a matmul is faster, forward and backward, than slices that
@@ -191,6 +212,10 @@ pub(super) struct Turns {
 impl Turns {
     /// Turns queries or keys, `[batch, length, heads, head]`.
     pub fn turn(&self, x: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "flex")]
+        if let Some(y) = kernels::turn(&x, &self.angles) {
+            return y;
+        }
         let [batch, length, heads, head] = x.dims();
         let rows = x.clone().reshape([batch * length * heads, head]);
         let partners = rows.matmul(self.partner.clone());

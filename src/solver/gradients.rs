@@ -100,7 +100,7 @@ struct Norm<'a> {
 impl ModuleVisitor for Norm<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            let square = widened(gradient).square().sum(); // squares of half precision overflow or vanish
+            let square = square_sum(widened(gradient)); // squares of half precision overflow or vanish
             let dtype = self.squares.first().map_or(square.dtype(), Tensor::dtype);
             self.squares.push(square.cast(dtype));
         }
@@ -118,6 +118,14 @@ pub(crate) fn check_limit(limit: Option<f64>) -> Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+fn square_sum<const D: usize>(gradient: Tensor<D>) -> Tensor<1> {
+    #[cfg(feature = "flex")]
+    if let Some(sum) = crate::kernels::square_sum(&gradient) {
+        return sum;
+    }
+    gradient.square().sum()
 }
 
 /// Scales gradients down to a global norm of at most `limit`.

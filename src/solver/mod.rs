@@ -1,5 +1,6 @@
 //! The solver: hyper-parameters ([`ScaleBio`]), state ([`Run`]) and what happened ([`Step`]).
 
+mod adamw;
 pub(crate) mod gradients;
 mod optimizer;
 mod penalty;

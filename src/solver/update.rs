@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use burn::optim::decay::WeightDecayConfig;
-use burn::optim::{AdamConfig, AdamWConfig, DynOptimizer, Optimizer, SgdConfig};
+use burn::optim::{AdamConfig, DynOptimizer, Optimizer, SgdConfig};
 
+use super::adamw::AdamW;
 use super::schedule::Schedule;
 use crate::{Error, Result};
 
@@ -199,14 +200,7 @@ impl Update {
                         .build(),
                 )
             }
-            Rule::AdamW(adam) => Arc::new(
-                AdamWConfig::new()
-                    .with_beta_1(adam.betas.0)
-                    .with_beta_2(adam.betas.1)
-                    .with_epsilon(adam.epsilon)
-                    .with_weight_decay(adam.weight_decay)
-                    .build(),
-            ),
+            Rule::AdamW(adam) => Arc::new(AdamW::new(adam.betas, adam.epsilon, adam.weight_decay)),
             Rule::Other(optimizer) => Arc::clone(optimizer),
         }
     }

@@ -2,6 +2,7 @@
 //! through the public API.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+mod adamw;
 mod algebra;
 mod architecture;
 mod autotraits;
