@@ -10,6 +10,7 @@ mod device;
 mod downstream;
 mod failures;
 mod layers;
+mod mixture;
 mod moments;
 mod properties;
 mod reweighting;
@@ -19,6 +20,8 @@ mod zoo;
 
 #[cfg(feature = "llm")]
 mod architectures;
+#[cfg(feature = "llm")]
+mod bad_input;
 #[cfg(feature = "llm")]
 #[path = "../../examples/check_model/compare.rs"]
 mod compare;
@@ -33,7 +36,11 @@ mod data_records;
 #[cfg(feature = "llm")]
 mod data_tokens;
 #[cfg(feature = "llm")]
+mod evaluate;
+#[cfg(feature = "llm")]
 mod examples;
+#[cfg(feature = "llm")]
+mod finetune;
 #[cfg(feature = "llm")]
 mod generation;
 #[cfg(feature = "llm")]
@@ -44,5 +51,7 @@ mod gpu;
 mod lisa_gpt2;
 #[cfg(feature = "llm")]
 mod pretrained;
+#[cfg(feature = "llm")]
+mod resample;
 #[cfg(feature = "llm")]
 mod stories;
