@@ -48,6 +48,14 @@ impl Mixture {
             .into_iter()
             .map(|(name, weight)| (name.into(), weight))
             .unzip();
+        if names.is_empty() {
+            return Err(Error::setting(
+                "sources",
+                0,
+                "at least 1",
+                "there is nothing to mix",
+            ));
+        }
         let bad = |weight: &f64| !(weight.is_finite() && *weight >= 0.0);
         if let Some(source) = weights.iter().position(bad) {
             return Err(Error::setting(

@@ -1,21 +1,18 @@
 //! Every kind of bad input gets a message that says what is wrong: the table of docs/formats.md, row by row.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use scalebio::burn::tensor::Device;
 use scalebio::data::{Corpus, CorpusConfig, Question, Records, Tokenizer};
-use scalebio::models::{CausalLm, Sampling};
 use scalebio::reweight::Shortage;
-use scalebio::train::{
-    EvaluateConfig, Experiment, FinetuneConfig, Finetuning, ResampleConfig, ReweightConfig,
-    WeightsReport, evaluate, resample,
-};
+use scalebio::train::{ResampleConfig, WeightsReport, resample};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::evaluate::stories;
 use crate::resample::{config as draw, folder, lines, weights};
+
+mod checkpoints;
+mod settings;
 
 /// A kind of bad input, a part of its message as in the documentation, and the message.
 type Row = (&'static str, &'static str, String);
@@ -190,166 +187,6 @@ fn folders() -> Vec<Row> {
     ]
 }
 
-/// The message for settings of `reweight`, which are checked before the data are read.
-fn reweight(change: impl FnOnce(&mut ReweightConfig)) -> String {
-    let mut config = ReweightConfig::new("examples/data");
-    change(&mut config);
-    message(Experiment::open(config))
-}
-
-fn finetune(change: impl FnOnce(&mut FinetuneConfig)) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("mix.jsonl");
-    fs::write(&path, lines("a", 3)).unwrap();
-    let mut config = FinetuneConfig::new(path);
-    config.batch = 2;
-    change(&mut config);
-    let out = folder.path().join("out");
-    let message = message(Finetuning::start(config, &out));
-    assert!(!out.exists(), "{message}");
-    message
-}
-
-fn measure(change: impl FnOnce(&mut EvaluateConfig)) -> String {
-    let mut config = EvaluateConfig::new(stories(), [PathBuf::from("examples/data/val.jsonl")]);
-    change(&mut config);
-    message(evaluate(&config))
-}
-
-fn settings() -> Vec<Row> {
-    let prompt = |tokens: &[u32]| {
-        let model = CausalLm::from_pretrained(stories(), &Device::flex()).unwrap();
-        message(model.generate(tokens, Sampling::Greedy))
-    };
-    let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf/gpt2");
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("metrics.jsonl"), "").unwrap();
-    let full = {
-        let mut config = FinetuneConfig::new("examples/data/val.jsonl");
-        config.model = Some(stories());
-        message(Finetuning::start(config, folder.path()))
-    };
-    vec![
-        (
-            "no step",
-            "steps is 0, but must be at least 1",
-            reweight(|c| c.steps = 0),
-        ),
-        (
-            "a learning rate of the model that is not above 0",
-            "learning rate of the model (lr-lower) is learning rate 0",
-            reweight(|c| c.lr_lower = 0.0),
-        ),
-        (
-            "a learning rate of the weights that is no number",
-            "learning rate of the source weights (lr-upper) is learning rate NaN",
-            reweight(|c| c.lr_upper = f64::NAN),
-        ),
-        (
-            "a penalty that is not above 0",
-            "penalty is ",
-            reweight(|c| c.alpha = 0.0),
-        ),
-        (
-            "a clipping norm that is not above 0",
-            "clip is -1",
-            reweight(|c| c.clip = Some(-1.0)),
-        ),
-        (
-            "a sample of one token",
-            "max length is 1, but must be at least 2",
-            reweight(|c| c.max_length = 1),
-        ),
-        (
-            "a device that is not known",
-            "device `tpu`: ",
-            reweight(|c| c.device = "tpu".to_owned()),
-        ),
-        (
-            "a batch of more samples than there are",
-            "batch is 4 samples, but must be from 1 to 3 samples",
-            finetune(|c| c.batch = 4),
-        ),
-        (
-            "a micro-batch of nothing",
-            "micro-batch is 0, but must be at least 1",
-            finetune(|c| c.micro_batch = Some(0)),
-        ),
-        (
-            "a measurement every 0 steps",
-            "evaluate-every is 0, but must be at least 1",
-            finetune(|c| c.evaluate_every = Some(0)),
-        ),
-        (
-            "measurements without a file",
-            "evaluate-every is given without a validation file",
-            finetune(|c| c.evaluate_every = Some(5)),
-        ),
-        (
-            "more blocks for LISA than there are",
-            "active is 3 blocks, but must be from 1 to 2",
-            finetune(|c| c.lisa_blocks = Some(3)),
-        ),
-        (
-            "a period of LISA of 0 steps",
-            "period is 0 steps, but must be at least 1 step",
-            finetune(|c| (c.lisa_blocks, c.lisa_period) = (Some(1), 0)),
-        ),
-        (
-            "a tokenizer of another model",
-            "the model's vocabulary is ",
-            finetune(|c| {
-                (c.model, c.tokenizer) = (Some(other), Some(stories().join("tokenizer.json")))
-            }),
-        ),
-        (
-            "samples longer than the model's positions",
-            "max-length is 513, but must be at most 512",
-            finetune(|c| (c.model, c.max_length) = (Some(stories()), 513)),
-        ),
-        (
-            "a folder that holds a run",
-            "already holds a run or a model",
-            full,
-        ),
-        (
-            "nothing to evaluate",
-            "files is 0, but must be at least 1",
-            measure(|c| c.files.clear()),
-        ),
-        (
-            "an evaluation in batches of 0",
-            "batch is 0, but must be at least 1",
-            measure(|c| c.batch = 0),
-        ),
-        (
-            "answers of 0 tokens",
-            "answer-tokens is 0, but must be at least 1",
-            measure(|c| c.answer_tokens = 0),
-        ),
-        (
-            "a file that is not there",
-            "No such file",
-            measure(|c| c.files = vec!["no/such.jsonl".into()]),
-        ),
-        (
-            "a prompt of no token",
-            "prompt is 0, but must be from 1 to 512 tokens",
-            prompt(&[]),
-        ),
-        (
-            "a prompt with a token outside the vocabulary",
-            "a token of the prompt is 512, but must be below 512",
-            prompt(&[512]),
-        ),
-        (
-            "a vocabulary without room for the bytes",
-            "vocabulary is 256, but must be at least 257",
-            message(Tokenizer::train([""].into_iter(), 256)),
-        ),
-    ]
-}
-
 fn questions() -> Vec<Row> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("questions.jsonl");
@@ -403,7 +240,7 @@ fn weight_files() -> Vec<Row> {
         fs::write(folder.join("train_b.jsonl"), "[1]\n").unwrap()
     });
     let held = drawn(2, &good, |folder, _| {
-        fs::create_dir(folder.join("out/mixing").parent().unwrap())
+        fs::create_dir(folder.join("out"))
             .and_then(|()| fs::write(folder.join("out/mix.jsonl"), ""))
             .unwrap()
     });
@@ -480,104 +317,6 @@ fn weight_files() -> Vec<Row> {
     ]
 }
 
-/// The message for a copy of stories260K after something was done to it.
-fn damaged(change: impl FnOnce(&Path)) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        fs::copy(stories().join(name), folder.path().join(name)).unwrap();
-    }
-    change(folder.path());
-    let model = CausalLm::from_pretrained(folder.path(), &Device::flex());
-    message(model.and_then(|_| Tokenizer::from_pretrained(folder.path())))
-}
-
-fn with_config(key: &str, value: Value) -> String {
-    damaged(|folder| {
-        let path = folder.join("config.json");
-        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        config[key] = value;
-        fs::write(path, config.to_string()).unwrap();
-    })
-}
-
-fn with_tensors(change: impl FnOnce(&mut Vec<u8>)) -> String {
-    damaged(|folder| {
-        let path = folder.join("model.safetensors");
-        let mut bytes = fs::read(&path).unwrap();
-        change(&mut bytes);
-        fs::write(path, bytes).unwrap();
-    })
-}
-
-fn with_file(name: &str, content: &str) -> String {
-    damaged(|folder| fs::write(folder.join(name), content).unwrap())
-}
-
-fn checkpoints() -> Vec<Row> {
-    let nan = |bytes: &mut Vec<u8>| {
-        let end = bytes.len() - 4;
-        bytes[end..].copy_from_slice(&f32::NAN.to_le_bytes());
-    };
-    vec![
-        (
-            "no config.json",
-            "config.json: No such file",
-            damaged(|folder| fs::remove_file(folder.join("config.json")).unwrap()),
-        ),
-        (
-            "an architecture that is not supported",
-            "but must be gpt2, gpt_neox, llama, mistral, qwen2 or gemma2",
-            with_config("model_type", json!("t5")),
-        ),
-        (
-            "an activation that is not supported",
-            "hidden_act",
-            with_config("hidden_act", json!("quick_gelu")),
-        ),
-        (
-            "no tensors",
-            "model.safetensors: No such file",
-            damaged(|folder| fs::remove_file(folder.join("model.safetensors")).unwrap()),
-        ),
-        (
-            "a file of tensors that is cut",
-            "not a complete safetensors file",
-            with_tensors(|bytes| bytes.truncate(5000)),
-        ),
-        (
-            "tensors that are missing",
-            "missing: ",
-            with_config("num_hidden_layers", json!(6)),
-        ),
-        (
-            "tensors that are not part of the model",
-            "not part of the model: ",
-            with_config("num_hidden_layers", json!(4)),
-        ),
-        (
-            "tensors of another shape",
-            "of another shape: ",
-            with_config("intermediate_size", json!(171)),
-        ),
-        ("a value that is not finite", "holds NaN", with_tensors(nan)),
-        (
-            "a tokenizer.json that is none",
-            "not a tokenizer.json of Hugging Face's `tokenizers`",
-            with_file("tokenizer.json", "{}"),
-        ),
-        (
-            "an end of text that is no token",
-            "end of text is `<end>`, but must be a token in the vocabulary",
-            with_file("tokenizer_config.json", "{\"eos_token\": \"<end>\"}"),
-        ),
-        (
-            "a chat template that is none",
-            "the chat template cannot be read",
-            with_file("chat_template.jinja", "{% for %}"),
-        ),
-    ]
-}
-
 /// Each row of the table is true, and each is documented; nothing else is.
 #[test]
 fn every_kind_of_bad_input_in_the_documentation_gets_its_message() {
@@ -585,9 +324,9 @@ fn every_kind_of_bad_input_in_the_documentation_gets_its_message() {
         records(),
         folders(),
         questions(),
-        settings(),
+        settings::rows(),
         weight_files(),
-        checkpoints(),
+        checkpoints::rows(),
     ]
     .concat();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/formats.md");

@@ -97,7 +97,7 @@ fn weights_that_are_none_are_refused() {
         (vec![("a", f64::NAN), ("b", 1.0)], "source `a`"),
         (vec![("a", 0.5), ("a", 0.5)], "`a` twice"),
         (vec![("a", 0.5), ("b", 0.6)], "sum of the weights is 1.1"),
-        (vec![], "sum of the weights is 0"),
+        (vec![], "sources is 0, but must be at least 1"),
     ] {
         let error = Mixture::new(sources).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");

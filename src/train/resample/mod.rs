@@ -244,22 +244,25 @@ fn picks(counts: &[usize], indices: &[Index], config: &ResampleConfig) -> Vec<Dr
     let mut random = Xoshiro256PlusPlus::seed_from_u64(config.seed);
     let mut picks = Vec::with_capacity(config.samples);
     for ((source, &count), index) in (0_u32..).zip(counts).zip(indices) {
-        let size = index.available();
-        let start = picks.len();
         // Records are numbered with 32 bits, which `Index` checks.
-        let mut pick = |record: usize| {
-            picks.push(Drawn {
-                source,
-                record: record as u32,
-            });
-        };
+        let size = index.available() as u32;
         if config.replacement {
-            (0..count).for_each(|_| pick(random.random_range(0..size)));
+            let start = picks.len();
+            picks.extend((0..count).map(|_| Drawn {
+                source,
+                record: random.random_range(0..size),
+            }));
+            picks[start..].sort_unstable_by_key(|pick| pick.record);
         } else {
-            let drawn = rand::seq::index::sample(&mut random, size, count);
-            drawn.into_iter().for_each(&mut pick);
+            // Each record in turn, with the probability that those still wanted are of those still to come.
+            let mut wanted = count as u32;
+            for record in 0..size {
+                if random.random_range(0..size - record) < wanted {
+                    picks.push(Drawn { source, record });
+                    wanted -= 1;
+                }
+            }
         }
-        picks[start..].sort_unstable_by_key(|pick| pick.record);
     }
     if config.shuffle {
         picks.shuffle(&mut random);
