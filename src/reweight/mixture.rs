@@ -25,7 +25,7 @@ pub enum Shortage {
 /// use scalebio::reweight::{Mixture, Shortage};
 ///
 /// let mixture = Mixture::new([("cats", 0.5), ("dogs", 0.3), ("eels", 0.2)])?;
-/// assert_eq!(mixture.counts(9), [5, 3, 1]); // 4.5, 2.7 and 1.8 without rounding
+/// assert_eq!(mixture.counts(9), [4, 3, 2]); // 4.5, 2.7 and 1.8 without rounding
 /// let counts = mixture.counts_within(10, &[2, 100, 100], Shortage::Redistribute)?;
 /// assert_eq!(counts, [2, 5, 3]);
 /// # Ok::<(), scalebio::Error>(())

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::evaluate::stories;
+use crate::examples::{example, printed};
+use crate::resample::{folder, lines};
 
 fn write(path: &Path, records: &[Value]) {
     let lines: String = records.iter().map(|record| format!("{record}\n")).collect();
@@ -208,4 +210,77 @@ fn a_model_that_learned_its_answers_is_scored_by_them() {
     assert!((answers.exact_match - 0.4).abs() < 1e-12);
     assert_eq!((report.overall.records, report.overall.skipped), (5, 1));
     assert!(report.to_string().contains("2/5"), "{report}");
+}
+
+/// The examples are the same functions: weights in, a better model out, and a number for it.
+#[test]
+fn the_examples_go_from_weights_to_a_measured_model() {
+    let files = [
+        ("train_a.jsonl", [lines("a", 40), lines("a", 1)].concat()),
+        ("train_b.jsonl", lines("b", 2)),
+        ("val.jsonl", lines("val", 4)),
+    ];
+    let data = folder(&files, &[("a", 0.5), ("b", 0.5)]);
+    let path = |name: &str| data.path().join(name).to_str().unwrap().to_owned();
+    let (mix, run) = (path("mix"), path("run"));
+    let (data, weights) = (path(""), path("weights.json"));
+    let draw = |more: &[&str]| {
+        let always = [
+            "--data",
+            &data,
+            "--weights",
+            &weights,
+            "--samples",
+            "20",
+            "--out",
+            &mix,
+        ];
+        example("resample", &[&always[..], more].concat())
+    };
+    let refused = draw(&[]);
+    assert!(!refused.status.success());
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(error.contains("from source `b`"), "{error}");
+    let flags = [
+        "--redistribute",
+        "--keep-duplicates",
+        "--weight-column",
+        "--no-shuffle",
+    ];
+    let table = printed(&draw(&[&flags[..], &["--seed", "3"]].concat()));
+    assert!(
+        table.contains("duplicates") && table.contains("mix.jsonl"),
+        "{table}"
+    );
+    let report = fs::read_to_string(Path::new(&mix).join("resample.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["sources"][0]["available"], 41);
+    assert_eq!(report["sources"][1]["samples"], 2);
+    assert_eq!(report["config"]["seed"], 3);
+    let samples = fs::read_to_string(Path::new(&mix).join("mix.jsonl")).unwrap();
+    assert!(samples.lines().all(|line| line.contains("\"weight\":")));
+
+    let (samples, model) = (format!("{mix}/mix.jsonl"), stories());
+    let model = model.to_str().unwrap();
+    let (val, steps) = (
+        format!("{data}/val.jsonl"),
+        ["--steps", "2", "--batch", "4", "--lr", "1e-4"],
+    );
+    let more = [
+        "--model",
+        model,
+        "--val",
+        &val,
+        "--evaluate-every",
+        "1",
+        "--out",
+        &run,
+    ];
+    let text = printed(&example(
+        "finetune",
+        &[&[samples.as_str()][..], &steps, &more].concat(),
+    ));
+    assert_eq!(text.matches("validation loss").count(), 2, "{text}");
+    let table = printed(&example("evaluate", &[&format!("{run}/model"), &val]));
+    assert!(table.contains("overall"), "{table}");
 }
