@@ -79,6 +79,11 @@ impl ChatTemplate {
         Ok(segments)
     }
 
+    /// Writes the conversation down as far as the model is to go on as the assistant.
+    pub(super) fn prompt(&self, messages: &[Message]) -> Result<String, String> {
+        self.render(messages, true)
+    }
+
     /// Where the text of a turn begins and its mark ends.
     fn place(&self, whole: &str, messages: &[Message], index: usize) -> Option<(usize, usize)> {
         let end = self.render(&messages[..=index], false).ok()?;

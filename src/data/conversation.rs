@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Message {
     /// Who speaks: `system`, `user`, `assistant` or `tool`. What `assistant` says is learned.
     pub role: String,

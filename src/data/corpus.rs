@@ -81,18 +81,11 @@ impl Corpus {
     /// sources, no validation set or two files for one thing, and for a file without a usable sample;
     /// [`Error::Record`] for the first bad record, with its line; [`Error::Io`] for a file that cannot be read.
     pub fn open(folder: impl AsRef<Path>, config: CorpusConfig) -> Result<Self> {
-        if config.max_length < 2 {
-            return Err(Error::setting(
-                "max length",
-                config.max_length,
-                "at least 2",
-                "the first token of a sample is never predicted; hundreds are usual",
-            ));
-        }
+        check_length(config.max_length)?;
         let files = DataFiles::find(folder.as_ref())?;
         let tokenizer = match config.tokenizer {
             Some(tokenizer) => tokenizer,
-            None => train(files.sources.values(), config.vocabulary)?,
+            None => train_tokenizer(files.sources.values(), config.vocabulary)?,
         };
         let read = |name: String, path| Source::read(name, path, &tokenizer, config.max_length);
         let sources = files
@@ -112,10 +105,22 @@ impl Corpus {
 }
 
 impl Source {
-    fn read(name: String, path: PathBuf, tokenizer: &Tokenizer, max_length: usize) -> Result<Self> {
+    /// Reads the samples of one data file, of at most `max_length` tokens, at least 2; longer texts are cut and longer
+    /// responses truncated as in [`Corpus::open`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Corpus::open`] that concern one file.
+    pub fn read(
+        name: impl Into<String>,
+        path: impl Into<PathBuf>,
+        tokenizer: &Tokenizer,
+        max_length: usize,
+    ) -> Result<Self> {
+        check_length(max_length)?;
         let mut source = Self {
-            name,
-            path,
+            name: name.into(),
+            path: path.into(),
             samples: Vec::new(),
             records: 0,
             skipped: 0,
@@ -137,15 +142,44 @@ impl Source {
                 source.add(sample);
             }
         }
-        if source.samples.is_empty() {
-            let message = format!(
-                "no usable sample in {} records: each needs a token to learn after its first token and \
-                 within the first {max_length} (the max length)",
-                source.records
-            );
-            return Err(Error::file(&source.path, message));
-        }
+        source.check_samples(max_length)?;
         Ok(source)
+    }
+
+    /// A set of questions as samples: of each, the answer is learned.
+    pub(crate) fn of_questions(
+        path: &Path,
+        samples: impl IntoIterator<Item = Result<Sample>>,
+        max_length: usize,
+    ) -> Result<Self> {
+        check_length(max_length)?;
+        let mut source = Self {
+            name: String::new(),
+            path: path.to_owned(),
+            samples: Vec::new(),
+            records: 0,
+            skipped: 0,
+        };
+        for sample in samples {
+            let mut sample = sample?;
+            sample.truncate(max_length);
+            source.records += 1;
+            source.add(sample);
+        }
+        source.check_samples(max_length)?;
+        Ok(source)
+    }
+
+    fn check_samples(&self, max_length: usize) -> Result<()> {
+        if !self.samples.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "no usable sample in {} records: each needs a token to learn after its first token and \
+             within the first {max_length} (the max length)",
+            self.records
+        );
+        Err(Error::file(&self.path, message))
     }
 
     fn add(&mut self, sample: Sample) {
@@ -157,8 +191,20 @@ impl Source {
     }
 }
 
+fn check_length(max_length: usize) -> Result<()> {
+    if max_length < 2 {
+        return Err(Error::setting(
+            "max length",
+            max_length,
+            "at least 2",
+            "the first token of a sample is never predicted; hundreds are usual",
+        ));
+    }
+    Ok(())
+}
+
 /// Trains a tokenizer on all text of the files, read record by record.
-fn train<'a>(
+pub(crate) fn train_tokenizer<'a>(
     paths: impl Iterator<Item = &'a PathBuf> + Send,
     vocabulary: usize,
 ) -> Result<Tokenizer> {

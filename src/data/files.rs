@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 
 /// The data files of a folder, the sources by name. Files with other names or endings are not data.
-pub(super) struct DataFiles {
-    pub(super) sources: BTreeMap<String, PathBuf>,
-    pub(super) validation: PathBuf,
-    pub(super) test: Option<PathBuf>,
+pub(crate) struct DataFiles {
+    pub sources: BTreeMap<String, PathBuf>,
+    pub validation: PathBuf,
+    pub test: Option<PathBuf>,
 }
 
 impl DataFiles {
-    pub(super) fn find(folder: &Path) -> Result<Self> {
+    pub fn find(folder: &Path) -> Result<Self> {
         if !folder.is_dir() {
             return Err(Error::file(
                 folder,

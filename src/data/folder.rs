@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::chat::ChatTemplate;
-use super::{Record, Sample, Tokenizer};
+use super::{Message, Record, Sample, Segment, Tokenizer};
 use crate::error::{Error, Result};
 
 impl Tokenizer {
@@ -55,13 +55,33 @@ impl Tokenizer {
         let Record::Chat { messages } = record else {
             return self.encode(&record.into_segments());
         };
-        let needed = "a conversation needs the chat template of the model; use a model whose folder has                       chat_template.jinja, or `chat_template` in tokenizer_config.json";
-        let segments = match &self.chat {
-            Some(template) => template.segments(&messages),
-            None => Err(needed.to_owned()),
-        };
-        let segments = segments.map_err(|message| Error::Objective(message.into()))?;
+        let segments = self
+            .template()
+            .and_then(|template| template.segments(&messages))
+            .map_err(|message| Error::Objective(message.into()))?;
         self.encode_as_it_is(&segments)
+    }
+
+    /// Turns a conversation into the tokens after which the model goes on as the assistant, as its chat template writes them.
+    ///
+    /// # Errors
+    ///
+    /// As [`encode_record`](Self::encode_record).
+    pub fn chat_prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let text = self
+            .template()
+            .and_then(|template| template.prompt(messages))
+            .map_err(|message| Error::Objective(message.into()))?;
+        let learned = false;
+        Ok(self.encode_as_it_is(&[Segment { text, learned }])?.ids)
+    }
+
+    fn template(&self) -> std::result::Result<&ChatTemplate, String> {
+        self.chat.as_ref().ok_or_else(|| {
+            "a conversation needs the chat template of the model; use a model whose folder has \
+             chat_template.jinja, or `chat_template` in tokenizer_config.json"
+                .to_owned()
+        })
     }
 }
 

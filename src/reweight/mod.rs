@@ -68,6 +68,7 @@
 mod draws;
 #[cfg(feature = "llm")]
 mod language;
+mod mixture;
 mod objective;
 mod order;
 mod weights;
@@ -75,5 +76,6 @@ mod weights;
 pub use draws::{Draws, Pick, Samples, Sampling};
 #[cfg(feature = "llm")]
 pub use language::TokenSources;
+pub use mixture::{Mixture, Shortage};
 pub use objective::{SampleLosses, Validation, WeightedBatch, WeightedSources, problem};
 pub use weights::SourceWeights;

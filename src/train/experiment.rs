@@ -6,16 +6,17 @@ use std::sync::Arc;
 use burn::tensor::Device;
 
 use super::config::ReweightConfig;
+use super::evaluate::{check_length, mean_loss};
 use super::reweighting::Reweighting;
 use super::training::Training;
-use crate::data::{Corpus, CorpusConfig, Source, TokenBatch, Tokenizer};
-use crate::models::{CausalLm, Differentiation, Gpt2Config};
-use crate::reweight::{Draws, SampleLosses, SourceWeights, TokenSources};
+use crate::data::{Corpus, CorpusConfig, Source, Tokenizer};
+use crate::models::{CausalLm, Differentiation, Dtype, Gpt2Config};
+use crate::reweight::{Draws, SourceWeights, TokenSources};
 use crate::sampler::{LayerSampler, Lisa};
 use crate::{Result, device};
 
 /// Tokens of the vocabulary that is trained on the sources if no tokenizer is given.
-const VOCABULARY: usize = 1024;
+pub(super) const VOCABULARY: usize = 1024;
 /// Width, blocks and heads of the model from scratch.
 const WIDTH: usize = 128;
 const BLOCKS: usize = 2;
@@ -53,10 +54,9 @@ impl Experiment {
         let device = device(&config.device)?.autodiff();
         config.dtype.check(&device)?;
         let mut options = CorpusConfig::new(config.max_length).vocabulary(VOCABULARY);
-        if let Some(file) = &config.tokenizer {
-            options = options.tokenizer(Tokenizer::from_file(file)?);
-        } else if let Some(folder) = &config.model {
-            options = options.tokenizer(Tokenizer::from_pretrained(folder)?);
+        let (file, folder) = (config.tokenizer.as_deref(), config.model.as_deref());
+        if let Some(tokenizer) = given_tokenizer(file, folder)? {
+            options = options.tokenizer(tokenizer);
         }
         let corpus = Corpus::open(&config.data, options)?;
         Ok(Self {
@@ -110,26 +110,9 @@ impl Experiment {
     ///
     /// Those of [`CausalLm::from_pretrained`]; a vocabulary or a length that is too small for the data.
     pub fn base_model(&self) -> Result<CausalLm> {
-        let model = match &self.config.model {
-            Some(folder) => CausalLm::from_pretrained_as(folder, &self.device, self.config.dtype)?,
-            None => {
-                let vocabulary = self.tokenizer.vocabulary_size();
-                let model =
-                    Gpt2Config::new(vocabulary, self.config.max_length, WIDTH, BLOCKS, HEADS)
-                        .init(self.seed(Stream::Model), &self.device)?;
-                CausalLm::from(model).cast(self.config.dtype)?
-            }
-        };
-        self.tokenizer.check_vocabulary(model.vocabulary_size())?;
-        let longest = model.longest_sequence();
-        if self.config.max_length > longest {
-            return Err(crate::Error::setting(
-                "max-length",
-                self.config.max_length,
-                format!("at most {longest}, the positions of the model"),
-                "use a smaller one; longer texts are cut into pieces",
-            ));
-        }
+        let (folder, length) = (self.config.model.as_deref(), self.config.max_length);
+        let (seed, dtype) = (self.config.seed, self.config.dtype);
+        let model = base_model(folder, &self.tokenizer, length, seed, dtype, &self.device)?;
         let how = self.config.blockwise.map(|blockwise| match blockwise {
             true => Differentiation::Blockwise,
             false => Differentiation::Plain,
@@ -158,19 +141,8 @@ impl Experiment {
 
     /// The mean loss of a model over the samples of a source, in nats.
     pub fn mean_loss(&self, model: &CausalLm, source: &Source) -> f64 {
-        let model = burn::module::Module::valid(model);
-        let batch = self.config.micro_batch.unwrap_or(self.config.batch).max(1);
-        let sum: f64 = source
-            .samples
-            .chunks(batch)
-            .map(|chunk| {
-                let batch = TokenBatch::new(&chunk.iter().collect::<Vec<_>>());
-                SampleLosses::sample_losses(&model, &batch)
-                    .sum()
-                    .into_scalar::<f64>()
-            })
-            .sum();
-        sum / source.samples.len() as f64
+        let batch = self.config.micro_batch.unwrap_or(self.config.batch);
+        mean_loss(model, source, batch)
     }
 
     pub(super) fn training_draws(&self) -> Draws<TokenSources> {
@@ -194,19 +166,70 @@ impl Experiment {
 
     /// LISA over the blocks of `model`, if asked for.
     pub(super) fn layers(&self, model: &CausalLm) -> Result<Option<Lisa>> {
-        let Some(active) = self.config.lisa_blocks else {
-            return Ok(None);
-        };
-        let lisa = Lisa::over(model, &model.blocks_path())?
-            .active(active)
-            .period(self.config.lisa_period)
-            .seed(self.seed(Stream::Layers));
-        lisa.validate()?;
-        Ok(Some(lisa))
+        let config = &self.config;
+        layers(model, config.lisa_blocks, config.lisa_period, config.seed)
     }
 
     pub(super) fn seed(&self, stream: Stream) -> u64 {
-        // Four streams a seed, none of which is another seed's.
-        self.config.seed.wrapping_mul(4).wrapping_add(stream as u64)
+        stream.seed(self.config.seed)
     }
+}
+
+impl Stream {
+    /// Four streams a seed, none of which is another seed's.
+    pub(super) fn seed(self, seed: u64) -> u64 {
+        seed.wrapping_mul(4).wrapping_add(self as u64)
+    }
+}
+
+/// The tokenizer of a file or, without one, of a model's folder.
+pub(super) fn given_tokenizer(
+    file: Option<&Path>,
+    folder: Option<&Path>,
+) -> Result<Option<Tokenizer>> {
+    match (file, folder) {
+        (Some(file), _) => Tokenizer::from_file(file).map(Some),
+        (None, Some(folder)) => Tokenizer::from_pretrained(folder).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The model of a folder or, without one, a small GPT-2 drawn from the seed.
+pub(super) fn base_model(
+    folder: Option<&Path>,
+    tokenizer: &Tokenizer,
+    max_length: usize,
+    seed: u64,
+    dtype: Dtype,
+    device: &Device,
+) -> Result<CausalLm> {
+    let model = match folder {
+        Some(folder) => CausalLm::from_pretrained_as(folder, device, dtype)?,
+        None => {
+            let vocabulary = tokenizer.vocabulary_size();
+            let shape = Gpt2Config::new(vocabulary, max_length, WIDTH, BLOCKS, HEADS);
+            CausalLm::from(shape.init(Stream::Model.seed(seed), device)?).cast(dtype)?
+        }
+    };
+    tokenizer.check_vocabulary(model.vocabulary_size())?;
+    check_length(max_length, model.longest_sequence())?;
+    Ok(model)
+}
+
+/// LISA over the blocks of `model`, if it is to train a number of blocks at a time.
+pub(super) fn layers(
+    model: &CausalLm,
+    blocks: Option<usize>,
+    period: usize,
+    seed: u64,
+) -> Result<Option<Lisa>> {
+    let Some(active) = blocks else {
+        return Ok(None);
+    };
+    let lisa = Lisa::over(model, &model.blocks_path())?
+        .active(active)
+        .period(period)
+        .seed(Stream::Layers.seed(seed));
+    lisa.validate()?;
+    Ok(Some(lisa))
 }

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::config::ReweightConfig;
 use crate::files::replace;
 use crate::reweight::SourceWeights;
 use crate::solver::Step;
@@ -201,7 +200,7 @@ pub(super) struct RunFolder {
 
 impl RunFolder {
     /// Makes the folder if it is not there, and starts the run's files in it.
-    pub fn create(path: &Path, config: &ReweightConfig) -> Result<Self> {
+    pub fn create(path: &Path, config: &impl Serialize) -> Result<Self> {
         fs::create_dir_all(path).map_err(|source| Error::io(path, source))?;
         for name in ["weights.json", "metrics.jsonl", "config.json", "model"] {
             if path.join(name).exists() {
@@ -235,7 +234,7 @@ impl RunFolder {
         self.write("weights.json", report)
     }
 
-    pub fn append_metrics(&mut self, metrics: &Metrics<'_>) -> Result<()> {
+    pub fn append_metrics(&mut self, metrics: &impl Serialize) -> Result<()> {
         let path = self.metrics_path();
         let mut line = serde_json::to_vec(metrics).map_err(|error| Error::file(&path, error))?;
         line.push(b'\n');
@@ -246,12 +245,14 @@ impl RunFolder {
     }
 
     fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        let path = self.path.join(name);
-        let mut text =
-            serde_json::to_vec_pretty(value).map_err(|error| Error::file(&path, error))?;
-        text.push(b'\n');
-        replace(&path, &text)
+        write_json(&self.path.join(name), value)
     }
+}
+
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(|error| Error::file(path, error))?;
+    text.push(b'\n');
+    replace(path, &text)
 }
 
 #[cfg(test)]

@@ -3,15 +3,28 @@
 //! [`Experiment::open`] reads the data and knows the base model; [`Experiment::reweight`] learns the
 //! source weights and writes the run folder; [`Experiment::train`] trains the base model on weights that
 //! are fixed, to compare what was learned with uniform weights. The example `reweight` shows all three.
+//!
+//! What comes after, each also an example: [`resample`] draws a training set by the learned weights,
+//! [`Finetuning`] trains a base model on it, and [`evaluate`] measures a model on text it has not seen.
 
+mod answers;
 mod config;
+mod evaluate;
 mod experiment;
+mod finetune;
 mod log;
+mod resample;
 mod reweighting;
 mod training;
 
+pub use answers::Answer;
 pub use config::{OptimizerKind, ReweightConfig};
+pub use evaluate::{
+    AnswerScore, EvaluateConfig, Evaluation, EvaluationReport, PromptStyle, evaluate,
+};
 pub use experiment::Experiment;
+pub use finetune::{FinetuneConfig, FinetuneStep, Finetuning};
 pub use log::{SourceReport, Status, WeightsReport};
+pub use resample::{Duplicates, ResampleConfig, ResampleReport, ResampledSource, resample};
 pub use reweighting::Reweighting;
 pub use training::Training;

@@ -1,4 +1,4 @@
-//! Training a model on fixed source weights.
+//! Training a model on fixed source weights, and the loop of every training here.
 
 use super::config::ReweightConfig;
 use super::experiment::Experiment;
@@ -8,41 +8,62 @@ use crate::reweight::{SourceWeights, TokenSources, WeightedSources};
 use crate::sampler::{LayerSampler, Lisa};
 use crate::solver::gradients::{clip, combine, global_norm, total};
 use crate::solver::{Update, Variable};
-use crate::{Error, Result};
+use crate::{Error, Gradients, Result};
 
-/// Training of the base model on weights that stay as they are: what the auxiliary variable `u` does in a
-/// run whose upper variable stands still. An iterator over the losses `L2`, as many as the settings say.
+/// A model and what moves it along the gradients it is given.
 #[derive(Debug)]
-#[must_use = "training does nothing until its steps are taken"]
-pub struct Training {
+pub(super) struct Trainer {
     model: Variable<CausalLm>,
-    weights: SourceWeights,
-    objective: WeightedSources<TokenSources>,
     update: Update,
     layers: Option<Lisa>,
-    config: ReweightConfig,
+    /// What gradients are multiplied by.
+    scale: f64,
+    clip: Option<f64>,
     step: usize,
-    failed: bool,
 }
 
-impl Training {
-    pub(super) fn start(experiment: &Experiment, weights: SourceWeights) -> Result<Self> {
-        let config = experiment.config().clone();
-        let model = experiment.base_model()?;
-        let update = config.lower();
+/// The loss before a step, and the norm of its gradient before clipping.
+pub(super) struct Taken {
+    pub loss: f64,
+    pub gradient_norm: f64,
+}
+
+impl Trainer {
+    pub fn new(
+        model: CausalLm,
+        update: Update,
+        layers: Option<Lisa>,
+        scale: f64,
+        clip: Option<f64>,
+    ) -> Result<Self> {
         Ok(Self {
-            layers: experiment.layers(&model)?,
             model: Variable::new(model, &update, "model")?,
-            weights,
-            objective: WeightedSources::new(experiment.training_draws())?,
             update,
-            config,
+            layers,
+            scale,
+            clip,
             step: 0,
-            failed: false,
         })
     }
 
-    fn advance(&mut self) -> Result<f64> {
+    /// Number of steps taken.
+    pub fn steps(&self) -> usize {
+        self.step
+    }
+
+    pub fn model(&self) -> &CausalLm {
+        self.model.module()
+    }
+
+    pub fn rate(&self) -> f64 {
+        self.update.rate_at(self.step)
+    }
+
+    /// Takes a step along the gradients of the model.
+    pub fn advance(
+        &mut self,
+        gradients: impl FnOnce(&CausalLm) -> Result<Gradients>,
+    ) -> Result<Taken> {
         if let Some(active) = self
             .layers
             .as_mut()
@@ -50,31 +71,72 @@ impl Training {
         {
             self.model.activate(&active.auxiliary, false);
         }
-        let (model, weights) = (self.model.module(), &self.weights);
-        let draw = LowerObjective::<SourceWeights, CausalLm>::sample(&mut self.objective)?;
-        let g = total(&draw, weights, model, |batch| {
-            batch.weighted_gradients(weights, model)
-        })?;
-        // The factor alpha is u's, so that SGD and clipping act as they did there.
-        let alpha = self.config.alpha;
-        let gradients = combine(model, vec![(alpha, g.of_lower)]);
+        let model = self.model.module();
+        let g = gradients(model)?;
+        let gradients = combine(model, vec![(self.scale, g.of_lower)]);
         let norm = global_norm(model, &gradients);
-        if !norm.is_finite() {
-            return Err(Error::NonFinite {
-                step: self.step,
-                quantity: "the norm of the gradient".to_owned(),
-                value: norm,
-            });
+        for (quantity, value) in [("the loss", g.loss), ("the norm of the gradient", norm)] {
+            if !value.is_finite() {
+                return Err(Error::NonFinite {
+                    step: self.step,
+                    quantity: quantity.to_owned(),
+                    value,
+                });
+            }
         }
-        let gradients = clip(model, gradients, norm, self.config.clip.map(|c| c * alpha));
-        self.model.step(self.update.rate_at(self.step), gradients);
+        let limit = self.clip.map(|limit| limit * self.scale);
+        let gradients = clip(model, gradients, norm, limit);
+        self.model.step(self.rate(), gradients);
         self.step += 1;
-        Ok(g.loss)
+        Ok(Taken {
+            loss: g.loss,
+            gradient_norm: norm / self.scale,
+        })
+    }
+}
+
+/// Training of the base model on weights that stay as they are: what the auxiliary variable `u` does in a
+/// run whose upper variable stands still. An iterator over the losses `L2`, as many as the settings say.
+#[derive(Debug)]
+#[must_use = "training does nothing until its steps are taken"]
+pub struct Training {
+    trainer: Trainer,
+    weights: SourceWeights,
+    objective: WeightedSources<TokenSources>,
+    config: ReweightConfig,
+    failed: bool,
+}
+
+impl Training {
+    pub(super) fn start(experiment: &Experiment, weights: SourceWeights) -> Result<Self> {
+        let config = experiment.config().clone();
+        let model = experiment.base_model()?;
+        let layers = experiment.layers(&model)?;
+        // The factor alpha is u's, so that SGD and clipping act as they did there.
+        let trainer = Trainer::new(model, config.lower(), layers, config.alpha, config.clip)?;
+        Ok(Self {
+            trainer,
+            weights,
+            objective: WeightedSources::new(experiment.training_draws())?,
+            config,
+            failed: false,
+        })
+    }
+
+    fn advance(&mut self) -> Result<f64> {
+        let (objective, weights) = (&mut self.objective, &self.weights);
+        let taken = self.trainer.advance(|model| {
+            let draw = LowerObjective::<SourceWeights, CausalLm>::sample(objective)?;
+            total(&draw, weights, model, |batch| {
+                batch.weighted_gradients(weights, model)
+            })
+        })?;
+        Ok(taken.loss)
     }
 
     /// The model as it stands.
     pub fn model(&self) -> &CausalLm {
-        self.model.module()
+        self.trainer.model()
     }
 }
 
@@ -83,7 +145,7 @@ impl Iterator for Training {
 
     /// Takes a step and returns the training loss before it. `None` after the last step, or after an error.
     fn next(&mut self) -> Option<Result<f64>> {
-        if self.failed || self.step >= self.config.steps {
+        if self.failed || self.trainer.steps() >= self.config.steps {
             return None;
         }
         let loss = self.advance();

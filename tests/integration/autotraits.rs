@@ -2,7 +2,8 @@
 
 use scalebio::methods;
 use scalebio::reweight::{
-    Draws, Pick, Sampling, SourceWeights, Validation, WeightedBatch, WeightedSources,
+    Draws, Mixture, Pick, Sampling, Shortage, SourceWeights, Validation, WeightedBatch,
+    WeightedSources,
 };
 use scalebio::{
     ActiveLayers, AllLayers, Bilevel, Error, Gradients, Lisa, Moments, Penalty, PerVariable, Run,
@@ -34,6 +35,7 @@ fn public_types_are_send_and_where_possible_sync() {
     send_and_sync::<Draws<Points>>();
     send_and_sync::<Error>();
     send_and_sync::<Lisa>();
+    send_and_sync::<Mixture>();
     send_and_sync::<methods::Bda>();
     send_and_sync::<methods::Bome>();
     send_and_sync::<methods::Comparison>();
@@ -52,6 +54,7 @@ fn public_types_are_send_and_where_possible_sync() {
     send_and_sync::<Sampling>();
     send_and_sync::<Schedule>();
     send_and_sync::<Solution<Vec<f64>, Vec<f64>>>();
+    send_and_sync::<Shortage>();
     send_and_sync::<Step>();
     send_and_sync::<Update>();
     send_and_sync::<Validation<Points>>();
@@ -70,10 +73,12 @@ fn public_types_of_language_models_are_send_too() {
     send::<models::Generation>();
     send::<reweight::TokenSources>();
     send::<train::Experiment>();
+    send::<train::Finetuning>();
     send::<train::Reweighting>();
     send::<train::Training>();
     send_and_sync::<data::Corpus>();
     send_and_sync::<data::CorpusConfig>();
+    send_and_sync::<data::Question>();
     send_and_sync::<data::Record>();
     send_and_sync::<data::Records>();
     send_and_sync::<data::Sample>();
@@ -85,6 +90,13 @@ fn public_types_of_language_models_are_send_too() {
     send_and_sync::<models::Dtype>();
     send_and_sync::<models::Gpt2Config>();
     send_and_sync::<models::Sampling>();
+    send_and_sync::<train::Answer>();
+    send_and_sync::<train::EvaluateConfig>();
+    send_and_sync::<train::EvaluationReport>();
+    send_and_sync::<train::FinetuneConfig>();
+    send_and_sync::<train::FinetuneStep>();
+    send_and_sync::<train::ResampleConfig>();
+    send_and_sync::<train::ResampleReport>();
     send_and_sync::<train::ReweightConfig>();
     send_and_sync::<train::Status>();
     send_and_sync::<train::WeightsReport>();

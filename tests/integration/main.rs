@@ -17,6 +17,7 @@ mod masters;
 mod methods_points;
 mod methods_promises;
 mod minibatches;
+mod mixture;
 mod moments;
 mod parallel;
 mod polyak;
@@ -33,6 +34,8 @@ mod zoo;
 
 #[cfg(feature = "llm")]
 mod architectures;
+#[cfg(feature = "llm")]
+mod bad_input;
 #[cfg(feature = "llm")]
 mod bfloat16;
 #[cfg(feature = "llm")]
@@ -51,7 +54,11 @@ mod data_records;
 #[cfg(feature = "llm")]
 mod data_tokens;
 #[cfg(feature = "llm")]
+mod evaluate;
+#[cfg(feature = "llm")]
 mod examples;
+#[cfg(feature = "llm")]
+mod finetune;
 #[cfg(feature = "llm")]
 mod generation;
 #[cfg(feature = "llm")]
@@ -66,5 +73,7 @@ mod memory;
 mod methods_golden;
 #[cfg(feature = "llm")]
 mod pretrained;
+#[cfg(feature = "llm")]
+mod resample;
 #[cfg(feature = "llm")]
 mod stories;
