@@ -33,6 +33,9 @@ struct Options {
     /// Blocks that train at a time; all without it.
     #[arg(long)]
     lisa: Option<usize>,
+    /// Compute the gradients of u and w at the same time.
+    #[arg(long)]
+    parallel: bool,
     /// Only time the matmuls `[[m, k, n, how many], ...]` of a step, `[m, k]` times `[k, n]`.
     #[arg(long)]
     matmuls: Option<String>,
@@ -120,6 +123,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         method = method.layers(Lisa::over(&model, &model.blocks_path())?.active(active));
     }
     let mut run = method.start(problem, weights, model)?;
+    if options.parallel {
+        run = run.in_parallel();
+    }
 
     let (mut walls, mut cpu, mut losses) = (Vec::new(), 0.0, Vec::new());
     for index in 0..options.steps + 2 {
