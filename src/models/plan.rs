@@ -105,7 +105,8 @@ pub struct DeviceMemory {
     pub tape: u64,
     /// The logits with their exponentials and gradient: of the batch, or, block by block, of a chunk of rows.
     pub logits: u64,
-    /// All of them; block by block, the larger one of tape and logits, for they are not in memory at the same time.
+    /// The peak: of what is not in memory at the same time the larger one. Block by block these are tape and logits; with
+    /// one tape, they and the last gradient, which grows as the tape is used up.
     pub total: u64,
 }
 
@@ -360,10 +361,16 @@ impl Load<'_> {
             memory.logits += (at_once * has_head) as u64 * head;
             memory.total = state + memory.inputs + memory.tape.max(memory.logits);
         } else {
+            let fresh = if samples < self.samples() {
+                number
+            } else {
+                SINGLE
+            };
+            let last = bytes(&[at_once, self.trained(config.lisa_blocks), fresh]);
             memory.inputs = masks + OTHER_STATES as u64 * states;
             memory.tape = bytes(&[at_once, share.blocks, rows, size.features, number]);
             memory.logits = bytes(&[at_once, has_head, LOGITS * SINGLE, rows, size.vocabulary]);
-            memory.total = state + memory.inputs + memory.tape + memory.logits;
+            memory.total = state - last + memory.inputs + last.max(memory.tape + memory.logits);
         }
     }
 
