@@ -13,7 +13,7 @@ use crate::data::{Corpus, CorpusConfig, Source, Tokenizer};
 use crate::models::{
     CausalLm, Differentiation, Dtype, Gpt2Config, MemoryPlan, ModelSize, PlanConfig,
 };
-use crate::reweight::{Draws, SourceWeights, TokenSources};
+use crate::reweight::{self, Draws, SourceWeights, TokenSources};
 use crate::sampler::{LayerSampler, Lisa};
 use crate::{Result, device};
 
@@ -127,13 +127,16 @@ impl Experiment {
     ///
     /// # Errors
     ///
-    /// Those of [`ModelSize::read`] and [`MemoryPlan::new`].
+    /// Those of [`ModelSize::read`], and settings with which a run would not start either.
     pub fn plan(&self) -> Result<MemoryPlan> {
         let config = &self.config;
+        reweight::problem(self.training_draws(), self.validation_draws())?;
         let size = match &config.model {
             Some(folder) => ModelSize::read(folder)?,
             None => ModelSize::of(&self.base_model()?),
         };
+        self.tokenizer.check_vocabulary(size.vocabulary_size())?;
+        check_length(config.max_length, size.longest_sequence())?;
         let sources = self.sources.iter().chain(&*self.validation);
         let samples = sources.flat_map(|source| &source.samples);
         let longest = samples.map(|sample| sample.ids.len()).max();

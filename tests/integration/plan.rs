@@ -9,6 +9,8 @@ use scalebio::models::{
     CausalLm, DeviceMemory, Dtype, MemoryPlan, ModelSize, Placement, PlanConfig,
 };
 
+use crate::examples::{example, printed};
+
 fn shipped(name: &str) -> ModelSize {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/memory_plan/configs");
     ModelSize::read(folder.join(format!("{name}.json"))).unwrap()
@@ -353,5 +355,93 @@ fn what_cannot_work_is_an_error() {
             matches!(&error, Error::File { path: named, .. } if *named == path),
             "{error}"
         );
+    }
+}
+
+/// `reweight` refuses a model that this machine cannot hold before it opens it, unless it is forced to try; a run prints what
+/// it was predicted to take and what it took. (34 billion parameters in float32 with AdamW take more than 1 TB.)
+#[cfg(target_os = "linux")]
+#[test]
+fn reweight_refuses_what_does_not_fit_and_prints_what_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/memory_plan/configs");
+    std::fs::copy(shipped.join("yi-34b.json"), model.join("config.json")).unwrap();
+    let out = folder.path().join("run");
+    let large = [
+        "--model",
+        model.to_str().unwrap(),
+        "--tokenizer",
+        "tests/fixtures/stories260K/tokenizer.json",
+        "--out",
+        out.to_str().unwrap(),
+    ];
+    let said = |arguments: &[&str]| {
+        let output = example("reweight", arguments);
+        assert!(!output.status.success());
+        assert!(!out.exists());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let error = said(&large);
+    assert!(error.contains("MB available"), "{error}");
+    assert!(error.contains("--force"), "{error}");
+    let error = said(&[&large[..], &["--force"]].concat());
+    assert!(error.contains("model.safetensors"), "{error}");
+
+    let small = ["--no-compare", "--steps", "1", "--batch", "7"];
+    let text = printed(&example("reweight", &[&small[..], &large[4..]].concat()));
+    let predicted = text.find("memory as predicted").unwrap();
+    let loaded = text.find("model with").unwrap();
+    let peak = text.find("MB at the peak").unwrap();
+    assert!(predicted < loaded && loaded < peak, "{text}");
+}
+
+/// `memory_plan` prints a line for each of the seven models, and for each device of one of them.
+#[test]
+fn the_example_prints_the_models_and_the_devices_of_one() {
+    let text = printed(&example("memory_plan", &["--lisa-blocks", "4"]));
+    assert!(text.contains("qwen2.5-32b"), "{text}");
+    assert!(text.contains("1923125248"), "{text}");
+    assert_eq!(text.lines().count(), 2 + 7);
+    let spread = ["--model", "qwen2.5-32b", "--devices", "8"];
+    let text = printed(&example("memory_plan", &spread));
+    assert!(text.contains("32763876352 parameters"), "{text}");
+    assert!(text.contains("\n1-6 "), "{text}");
+
+    let config = fixture("llama3").join("config.json");
+    let one = ["--config", config.to_str().unwrap(), "--length", "8"];
+    for (arguments, said) in [
+        (&["--batch", "0"][..], "batch is 0 samples"),
+        (&["--devices", "3", "--placement", "apart"], "apart takes 2"),
+        (&["--placement", "apart", "--without-u"], "placement"),
+        (
+            &["--placement", "parallel", "--devices", "65"],
+            "65 devices",
+        ),
+    ] {
+        let output = example("memory_plan", &[&one[..], arguments].concat());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{arguments:?}");
+        assert!(error.contains(said), "{arguments:?}: {error}");
+    }
+    for options in [
+        &[
+            "--placement",
+            "apart",
+            "--freeze-others",
+            "--optimizer",
+            "sgd",
+        ][..],
+        &[
+            "--placement",
+            "parallel",
+            "--blockwise",
+            "false",
+            "--concurrent",
+        ],
+        &["--without-u", "--lisa-blocks", "0", "--dtype", "float32"],
+    ] {
+        printed(&example("memory_plan", &[&one[..], options].concat()));
     }
 }
