@@ -13,8 +13,10 @@ const SINGLE: usize = 4;
 /// Hidden states `[rows, width]` beside the kept inputs of blocks: the embedded tokens, the last block's output, its norm,
 /// and the gradients of these two.
 const OTHER_STATES: usize = 5;
-/// The logits of a pass are in memory so many times, with their exponentials and their gradient.
-const LOGITS: usize = 3;
+/// The logits of a chunk are in memory so many times, with their exponentials and their gradient. On one tape the CPU device
+/// has them twice: its loss turns the probabilities into the gradient in place.
+const LOGITS_OF_A_CHUNK: usize = 3;
+const LOGITS_ON_TAPE: usize = 2;
 /// Bytes on one device at the peak of a step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -52,11 +54,13 @@ pub struct DeviceMemory {
 /// | moments | 8 `A` a model with AdamW |
 /// | gradients | 4 `A` for each of two: those of both objectives in `w`, which become one, then that and the one in `u`; one more where `u` and `w` are computed at the same time, and another of the models' type while micro-batches are summed |
 /// | inputs | a hidden state a block and five more: `(blocks + 5) rows width` numbers; masks: `4 rows length` |
-/// | tape | `rows` times inputs and outputs of all matrices of a block; block by block, for the rows that go through a block at a time |
-/// | logits | `12 rows vocabulary`; block by block, for the rows of a chunk (24 MiB of logits, 64 rows at least), and a piece of the head's gradient, in half precision all of it in float32 |
+/// | tape | `rows` times the outputs of all matrices of all blocks, and the inputs of those that train; block by block, of one block that trains, for the rows that go through it at a time |
+/// | logits | `8 rows vocabulary`; block by block `12 rows vocabulary` for the rows of a chunk (24 MiB of logits, 64 rows at least), and a piece of the head's gradient, in half precision all of it in float32 |
 ///
 /// `rows` is the number of tokens in a micro-batch. Of blocks that are spread over devices as many train on each as can, so
-/// that each figure is that of the worst draw. The program itself, the data and the allocator come on top: on a GPU the
+/// that each figure is that of the worst draw. The constants (five hidden states, the tape by matrices, two and three times the
+/// logits) are those of the kernels of the CPU device in float32, with which predictions are compared in docs/performance.md;
+/// where plain formulas run instead, a block's tape also holds scores and activations. The program itself, the data and the allocator come on top: on a GPU the
 /// driver's some hundred MiB.
 ///
 /// # Example
@@ -220,8 +224,14 @@ impl Load<'_> {
                 (false, Dtype::Bfloat16) => bytes(&[size.vocabulary, size.width, SINGLE]),
             };
             memory.inputs = masks + (share.blocks + OTHER_STATES) as u64 * states;
-            memory.tape = bytes(&[at_once, part, size.features, number]);
-            memory.logits = bytes(&[at_once, has_head, LOGITS * SINGLE, chunk, size.vocabulary]);
+            memory.tape = bytes(&[at_once, part, size.inputs + size.outputs, number]);
+            memory.logits = bytes(&[
+                at_once,
+                has_head,
+                LOGITS_OF_A_CHUNK * SINGLE,
+                chunk,
+                size.vocabulary,
+            ]);
             memory.logits += (at_once * has_head) as u64 * head;
             memory.total = state + memory.inputs + memory.tape.max(memory.logits);
         } else {
@@ -232,8 +242,16 @@ impl Load<'_> {
             };
             let last = bytes(&[at_once, self.trained(config.lisa_blocks), fresh]);
             memory.inputs = masks + OTHER_STATES as u64 * states;
-            memory.tape = bytes(&[at_once, share.blocks, rows, size.features, number]);
-            memory.logits = bytes(&[at_once, has_head, LOGITS * SINGLE, rows, size.vocabulary]);
+            let active = config.lisa_blocks.unwrap_or(share.blocks);
+            let features = share.blocks * size.outputs + active.min(share.blocks) * size.inputs;
+            memory.tape = bytes(&[at_once, rows, features, number]);
+            memory.logits = bytes(&[
+                at_once,
+                has_head,
+                LOGITS_ON_TAPE * SINGLE,
+                rows,
+                size.vocabulary,
+            ]);
             memory.total = state - last + memory.inputs + last.max(memory.tape + memory.logits);
         }
     }

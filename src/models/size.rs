@@ -28,8 +28,10 @@ pub struct ModelSize {
     pub(super) width: usize,
     pub(super) vocabulary: usize,
     pub(super) longest: usize,
-    /// Inputs and outputs of all matrices of a block.
-    pub(super) features: usize,
+    /// Inputs of all matrices of a block.
+    pub(super) inputs: usize,
+    /// Their outputs.
+    pub(super) outputs: usize,
 }
 
 impl ModelSize {
@@ -52,7 +54,8 @@ impl ModelSize {
     pub fn of(model: &CausalLm) -> Self {
         let network = model.network();
         let (mut before, mut inside, mut after) = (0, 0, 0);
-        let (mut features, mut tied) = (0, true);
+        let (mut inputs, mut outputs, mut tied) = (0, 0, true);
+        let input_first = matches!(model.architecture(), "gpt2");
         for (path, shape) in model.parameters() {
             let count: usize = shape.iter().product();
             match path.strip_prefix("blocks.") {
@@ -64,7 +67,9 @@ impl ModelSize {
                 Some(rest) => {
                     inside += count;
                     if let (true, [a, b]) = (rest.starts_with("0."), shape.as_slice()) {
-                        features += a + b;
+                        let (input, output) = if input_first { (a, b) } else { (b, a) };
+                        inputs += input;
+                        outputs += output;
                     }
                 }
             }
@@ -81,7 +86,8 @@ impl ModelSize {
             width,
             vocabulary,
             longest: network.longest(),
-            features,
+            inputs,
+            outputs,
         }
     }
 
