@@ -15,7 +15,7 @@ use scalebio::burn::module::{Module, ModuleMapper, Param, ParamGroup};
 use scalebio::burn::optim::AdamWConfig;
 use scalebio::burn::tensor::{Device, Tensor};
 use scalebio::data::{Sample, Source, TokenBatch};
-use scalebio::models::{CausalLm, Differentiation, Gpt2Config};
+use scalebio::models::{CausalLm, Differentiation, Gpt2Config, MemoryPlan, ModelSize, PlanConfig};
 use scalebio::reweight::{self, Draws, SampleLosses, SourceWeights, TokenSources};
 use scalebio::{ActiveLayers, LayerSampler, Lisa, ScaleBio, Update};
 use serde::{Deserialize, Serialize};
@@ -148,7 +148,7 @@ fn main() -> Result<(), AnyError> {
         }
         println!("\n{name}");
         println!(
-            "what      tape       width  blocks  tokens  active    others  steps   MiB state  MiB peak over it  CPU s/step"
+            "what      tape       width  blocks  tokens  active    others  steps   MiB state  MiB peak over it  predicted  CPU s/step"
         );
         for case in cases {
             print_row(&case)?;
@@ -241,7 +241,8 @@ fn run(case: &Case) -> Result<(), AnyError> {
         }
     };
     let time = (cpu_seconds()? - started) / (case.steps - 1).max(1) as f64;
-    println!("{state:>10.0}  {:>16.0}  {time:>10.2}", peak - state);
+    let (over, plan) = (peak - state, case.predicted(&device)?);
+    println!("{state:>10.0}  {over:>16.0}  {plan:>9}  {time:>10.2}");
     Ok(())
 }
 
@@ -260,6 +261,32 @@ impl Case {
         };
         let path = Vec::new();
         Ok(model.map(&mut Freeze { active, path }))
+    }
+
+    /// What a plan of the bilevel step says, in MiB, over the loaded model.
+    fn predicted(&self, device: &Device) -> Result<String, AnyError> {
+        if !matches!(self.what, What::Bilevel | What::Parallel) {
+            return Ok("-".to_owned());
+        }
+        let size = ModelSize::of(&self.model(device)?);
+        let active = self.active.len();
+        let plan = MemoryPlan::new(
+            &size,
+            &PlanConfig {
+                batch: self.batch,
+                length: self.length,
+                lisa_blocks: (active > 0).then_some(active),
+                draws: Some(1),
+                freeze_others: active > 0 && !self.others,
+                blockwise: Some(!self.plain),
+                concurrent: self.what == What::Parallel,
+                ..PlanConfig::default()
+            },
+        )?;
+        // u and w train the same blocks here, so that half as many are no longer shared.
+        let same = 4 * active * size.per_block();
+        let over = plan.total() - plan.devices()[0].w - same as u64;
+        Ok(format!("{:.0}", over as f64 / f64::from(1 << 20)))
     }
 
     fn group(&self) -> ParamGroup {

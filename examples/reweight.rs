@@ -19,6 +19,9 @@ use scalebio::models::Dtype;
 use scalebio::reweight::SourceWeights;
 use scalebio::train::{Experiment, OptimizerKind, ReweightConfig, Status, WeightsReport};
 
+#[path = "common/table.rs"]
+mod table;
+
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
 
 /// Learns how much each source of a language model's training data should count, so that the model
@@ -112,6 +115,10 @@ struct Args {
     #[arg(long)]
     no_compare: bool,
 
+    /// Start also if the memory that the run is predicted to take is not there
+    #[arg(long)]
+    force: bool,
+
     /// Folder for the files of the run; one that already holds a run is an error [default: the next free runs/reweight-N]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -168,6 +175,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let experiment = Experiment::open(args.config())?;
     describe(&experiment);
+    plan(&experiment, args.force)?;
 
     let out = args.out.clone().unwrap_or_else(next_free_folder);
     let mut run = experiment.reweight(&out)?;
@@ -194,7 +202,10 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     bar.finish_and_clear();
 
     print_weights(&run.report());
-    println!("\nweights  {}", run.weights_path().display());
+    if let Some(peak) = memory("/proc/self/status", "VmHWM:") {
+        println!("\nmemory   {} MB at the peak", peak / 1_000_000);
+    }
+    println!("weights  {}", run.weights_path().display());
     println!("metrics  {}", run.metrics_path().display());
     if args.save_model {
         println!("model    {}", run.save_model(&experiment)?.display());
@@ -202,7 +213,9 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     if experiment.test().is_none() {
         println!("\nno test set (test.jsonl), so no comparison with uniform weights");
     } else if !args.no_compare {
-        compare(&experiment, run.run().upper(), run.run().lower())?;
+        let (learned, reweighted) = (run.run().upper().clone(), run.run().lower().clone());
+        drop(run); // u and what the optimizers remember: their memory is the next model's
+        compare(&experiment, &learned, &reweighted)?;
     }
     Ok(())
 }
@@ -226,6 +239,43 @@ fn describe(experiment: &Experiment) {
             source.skipped
         );
     }
+}
+
+/// Prints how much memory the run will take, and refuses what this machine does not have. What a GPU has is not known.
+fn plan(experiment: &Experiment, force: bool) -> Result<(), Box<dyn Error>> {
+    let plan = experiment.plan()?;
+    println!("\nmemory as predicted, in MB, beside data and program");
+    print!("{}", table::table(plan.devices(), table::MB));
+    let device = &experiment.config().device;
+    if !matches!(device.as_str(), "flex" | "ndarray") {
+        return Ok(());
+    }
+    if let Some(resident) = memory("/proc/self/status", "VmRSS:") {
+        let peak = resident + plan.largest();
+        println!(
+            "with {} MB of data and program: {} MB",
+            resident / 1_000_000,
+            peak / 1_000_000
+        );
+    }
+    match memory("/proc/meminfo", "MemAvailable:") {
+        Some(available) if available < plan.largest() && !force => Err(format!(
+            "the run takes {} MB more, as predicted, but this machine has {} MB available; \
+             set a smaller --micro-batch, --lisa-blocks or --dtype bf16, or start with --force",
+            plan.largest() / 1_000_000,
+            available / 1_000_000
+        )
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that Linux states in a file under a name; nothing on other systems.
+fn memory(file: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes * 1024)
 }
 
 fn print_weights(report: &WeightsReport) {

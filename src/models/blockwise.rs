@@ -115,12 +115,7 @@ impl Part {
     /// The parts of a batch with the mask `[batch, length]` and hidden states `x`.
     fn of(network: &dyn Network, mask: Tensor<2, Int>, x: &Tensor<2>) -> Vec<Self> {
         let ([batch, length], [_, width]) = (mask.dims(), x.dims());
-        // Of a row: sixteen vectors of its width, four of the feed-forward network's, and its scores, three times, in heads
-        // that are 64 wide. No more than an estimate, but it grows as tapes do.
-        let bytes = 4 * (32 * width + 3 * length * width.div_ceil(64));
-        let rows = (TAPE_BYTES / bytes).max(FEWEST_ROWS);
-        let groups = batch.div_ceil((rows / length.max(1)).max(1));
-        let samples = batch.div_ceil(groups.max(1)).max(1);
+        let samples = samples_at_a_time(batch, length, width);
         let part = |start: usize| {
             let count = samples.min(batch - start);
             let mask = mask.clone().narrow(0, start, count);
@@ -131,6 +126,16 @@ impl Part {
         };
         (0..batch).step_by(samples).map(part).collect()
     }
+}
+
+/// How many samples of a batch go through a block together.
+pub(super) fn samples_at_a_time(batch: usize, length: usize, width: usize) -> usize {
+    // Of a row: sixteen vectors of its width, four of the feed-forward network's, and its scores, three times, in heads
+    // that are 64 wide. No more than an estimate, but it grows as tapes do.
+    let bytes = 4 * (32 * width + 3 * length * width.div_ceil(64));
+    let rows = (TAPE_BYTES / bytes).max(FEWEST_ROWS);
+    let groups = batch.div_ceil((rows / length.max(1)).max(1));
+    batch.div_ceil(groups.max(1)).max(1)
 }
 
 /// The rows of each part.

@@ -17,7 +17,7 @@ use super::{
     gpt2::Gpt2,
     llama::{Llama, LlamaConfig},
     network::Network,
-    pretrained::load,
+    pretrained::{self, load},
     random::Draw,
     saving,
     settings::Settings,
@@ -67,6 +67,27 @@ enum Architecture {
     Gemma2(Gemma2),
 }
 
+impl Architecture {
+    /// The model that a config.json describes, with random weights, drawn when they are first used.
+    fn untrained(settings: &Settings, draw: &mut Draw) -> Result<Self> {
+        settings.check_options()?;
+        let llama = |config: LlamaConfig, draw: &mut Draw| Self::Llama(config.init(draw));
+        Ok(match settings.get("model_type").and_then(Value::as_str) {
+            Some("gpt2") => Self::Gpt2(Gpt2::untrained(settings, draw.device())?),
+            Some("gpt_neox") => Self::GptNeox(GptNeoxConfig::read(settings)?.init(draw)),
+            Some("llama") => llama(LlamaConfig::llama(settings)?, draw),
+            Some("mistral") => llama(LlamaConfig::mistral(settings)?, draw),
+            Some("qwen2") => llama(LlamaConfig::qwen2(settings)?, draw),
+            Some("gemma2") => Self::Gemma2(Gemma2Config::read(settings)?.init(draw)),
+            _ => {
+                let allowed = "gpt2, gpt_neox, llama, mistral, qwen2 or gemma2";
+                let remedy = "no other architecture is supported";
+                return Err(settings.refuse("model_type", allowed, remedy));
+            }
+        })
+    }
+}
+
 /// Where a model comes from.
 #[derive(Clone, Debug, Default)]
 struct Origin {
@@ -103,30 +124,22 @@ impl CausalLm {
         let dir = dir.as_ref();
         dtype.check(device)?;
         let settings = Settings::read(dir)?;
-        settings.check_options()?;
-        let mut draw = Draw::new(0, device);
-        let llama = |config: LlamaConfig, draw: &mut Draw| {
-            load(config.init(draw), dir, &super::llama::NAMING, dtype).map(Architecture::Llama)
-        };
-        let network = match settings.get("model_type").and_then(Value::as_str) {
-            Some("gpt2") => Architecture::Gpt2(Gpt2::pretrained_as(dir, device, dtype)?),
-            Some("gpt_neox") => {
-                let model = GptNeoxConfig::read(&settings)?.init(&mut draw);
+        let network = match Architecture::untrained(&settings, &mut Draw::new(0, device))? {
+            Architecture::Gpt2(model) => {
+                let naming = model.naming();
+                Architecture::Gpt2(load(model, dir, naming, dtype)?)
+            }
+            Architecture::GptNeox(model) => {
                 let naming = model.naming();
                 Architecture::GptNeox(load(model, dir, naming, dtype)?)
             }
-            Some("llama") => llama(LlamaConfig::llama(&settings)?, &mut draw)?,
-            Some("mistral") => llama(LlamaConfig::mistral(&settings)?, &mut draw)?,
-            Some("qwen2") => llama(LlamaConfig::qwen2(&settings)?, &mut draw)?,
-            Some("gemma2") => {
-                let model = Gemma2Config::read(&settings)?.init(&mut draw);
+            Architecture::Llama(model) => {
+                let naming = model.naming();
+                Architecture::Llama(load(model, dir, naming, dtype)?)
+            }
+            Architecture::Gemma2(model) => {
                 let naming = model.naming();
                 Architecture::Gemma2(load(model, dir, naming, dtype)?)
-            }
-            _ => {
-                let allowed = "gpt2, gpt_neox, llama, mistral, qwen2 or gemma2";
-                let remedy = "no other architecture is supported";
-                return Err(settings.refuse("model_type", allowed, remedy));
             }
         };
         Ok(Self {
@@ -137,6 +150,31 @@ impl CausalLm {
             },
             differentiation: None,
         })
+    }
+
+    /// The model that a config.json describes, without a checkpoint: its weights are random, and drawn when they are first
+    /// used.
+    pub(super) fn untrained(settings: &Settings, device: &Device) -> Result<Self> {
+        Ok(Self {
+            network: Architecture::untrained(settings, &mut Draw::new(0, device))?,
+            origin: Origin {
+                folder: None,
+                settings: settings.values().clone(),
+            },
+            differentiation: None,
+        })
+    }
+
+    /// Path in the architecture's module and shape of each parameter, in the order of a walk.
+    pub(super) fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+        let prefix = format!("network.{}.", self.variant());
+        let mut found = pretrained::parameters(self);
+        for (path, _) in &mut found {
+            if let Some(rest) = path.strip_prefix(&prefix) {
+                *path = rest.to_owned();
+            }
+        }
+        found
     }
 
     /// The model with all parameters rounded to `dtype`, one at a time; they stay trainable or frozen.

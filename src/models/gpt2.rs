@@ -27,6 +27,7 @@ use super::{
     pretrained::{self, Naming},
     random::Draw,
     saving,
+    settings::Settings,
 };
 use crate::error::{Error, Result};
 #[cfg(feature = "flex")]
@@ -235,16 +236,18 @@ impl Gpt2 {
     /// result and is not supported, for a damaged model.safetensors, and for tensors that are missing, not part of the
     /// model, of another shape (all listed), of another type or not finite.
     pub fn pretrained(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        Self::pretrained_as(dir.as_ref(), device, Dtype::Float32)
+        let dir = dir.as_ref();
+        let model = Self::untrained(&Settings::read(dir)?, device)?;
+        pretrained::load(model, dir, &NAMING, Dtype::Float32)
     }
 
-    /// See [`CausalLm::from_pretrained_as`](super::CausalLm::from_pretrained_as).
-    pub(super) fn pretrained_as(dir: &Path, device: &Device, dtype: Dtype) -> Result<Self> {
-        let (path, config) = pretrained::read_config::<Gpt2Config>(dir)?;
-        let model = config
-            .init(0, device)
-            .map_err(|error| Error::file(&path, error))?;
-        pretrained::load(model, dir, &NAMING, dtype)
+    /// The model that a config.json describes, with random weights, drawn when they are first used.
+    pub(super) fn untrained(settings: &Settings, device: &Device) -> Result<Self> {
+        let refuse = |error| Error::file(settings.path(), error);
+        let values = Value::Object(settings.values().clone());
+        let config: Gpt2Config =
+            serde_json::from_value(values).map_err(|e| Error::file(settings.path(), e))?;
+        config.init(0, device).map_err(refuse)
     }
 
     /// Writes a checkpoint folder as transformers does: config.json and model.safetensors, in float32 (in bfloat16

@@ -11,7 +11,7 @@ use super::{attention::widened, loss::Targets};
 
 /// Logits of about this many bytes are in memory at a time, in up to three tensors. With 16 MiB a gradient of
 /// 1,024 tokens of 50,257, width 512, took 5.5 CPU seconds and 90 MiB beside the weight's; with 48 MiB, 3.3 s and 182 MiB.
-const CHUNK_BYTES: usize = 24 << 20;
+pub(super) const CHUNK_BYTES: usize = 24 << 20;
 /// Fewer rows than this are not worth a pass over the weight.
 const FEWEST_ROWS: usize = 64;
 
@@ -46,8 +46,7 @@ impl Head {
         factors: &[f32],
     ) -> HeadGradients {
         let [vocabulary, _] = self.weight.dims();
-        let rows = (CHUNK_BYTES / (4 * vocabulary)).max(FEWEST_ROWS);
-        self.in_chunks(hidden, targets, factors, rows)
+        self.in_chunks(hidden, targets, factors, chunk_rows(vocabulary))
     }
 
     fn in_chunks(
@@ -114,6 +113,11 @@ impl Head {
         };
         (losses, gradient.cast(self.weight.dtype()))
     }
+}
+
+/// Rows of a chunk.
+pub(super) fn chunk_rows(vocabulary: usize) -> usize {
+    (CHUNK_BYTES / (4 * vocabulary)).max(FEWEST_ROWS)
 }
 
 /// `sum + of_logits^T rows`, in pieces of the vocabulary, so that the product takes little memory beside the sum.

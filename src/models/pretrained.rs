@@ -3,17 +3,12 @@
 //! The parameters of a module are walked with their paths; an architecture says with a [`Naming`] what a path is called in
 //! a checkpoint, and adds nothing else. Parameters have the checkpoint's layout.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     tensor::{DType, Tensor},
 };
-use serde::de::DeserializeOwned;
 
 use super::{dtype::Dtype, shards::Shards};
 use crate::error::{Error, Result};
@@ -71,14 +66,6 @@ impl Naming {
         let has_base = name.starts_with(self.base);
         Some(format!("{}{name}", if has_base { "" } else { self.base }))
     }
-}
-
-/// Reads a folder's config.json; also returns its path, for errors about its content.
-pub(super) fn read_config<C: DeserializeOwned>(dir: &Path) -> Result<(PathBuf, C)> {
-    let path = dir.join(CONFIG);
-    let text = fs::read(&path).map_err(|e| Error::io(&path, e))?;
-    let config = serde_json::from_slice(&text).map_err(|e| Error::file(&path, e))?;
-    Ok((path, config))
 }
 
 /// Fills the module with a folder's tensors, as `dtype`.

@@ -25,6 +25,11 @@ impl<'a> Draw<'a> {
         Self { seeds, device }
     }
 
+    /// Where the parameters will be.
+    pub(super) fn device(&self) -> &'a Device {
+        self.device
+    }
+
     /// A table of `count` rows of normal numbers.
     pub(super) fn embedding(&mut self, count: usize, width: usize, std: f64) -> Embedding {
         Embedding {

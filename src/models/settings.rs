@@ -46,7 +46,11 @@ pub(super) struct Settings {
 impl Settings {
     /// Reads a folder's config.json.
     pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join(CONFIG);
+        Self::open(dir.join(CONFIG))
+    }
+
+    /// Reads a file with the content of a config.json.
+    pub fn open(path: PathBuf) -> Result<Self> {
         let text = fs::read(&path).map_err(|e| Error::io(&path, e))?;
         let values = serde_json::from_slice(&text).map_err(|e| Error::file(&path, e))?;
         Ok(Self { path, values })
@@ -60,6 +64,11 @@ impl Settings {
     /// The value of a key, if it is there and not null.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.values.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// An error about the value of a key.

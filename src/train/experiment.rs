@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 
-use super::config::ReweightConfig;
+use super::config::{OptimizerKind, ReweightConfig};
 use super::evaluate::{check_length, mean_loss};
 use super::reweighting::Reweighting;
 use super::training::Training;
 use crate::data::{Corpus, CorpusConfig, Source, Tokenizer};
-use crate::models::{CausalLm, Differentiation, Dtype, Gpt2Config};
-use crate::reweight::{Draws, SourceWeights, TokenSources};
+use crate::models::{
+    CausalLm, Differentiation, Dtype, Gpt2Config, MemoryPlan, ModelSize, PlanConfig,
+};
+use crate::reweight::{self, Draws, SourceWeights, TokenSources};
 use crate::sampler::{LayerSampler, Lisa};
 use crate::{Result, device};
 
@@ -118,6 +120,42 @@ impl Experiment {
             false => Differentiation::Plain,
         });
         Ok(model.with_differentiation(how))
+    }
+
+    /// The memory that learning the source weights takes beside this process as it is now, predicted from the model's
+    /// config.json: nothing is loaded. It takes the longest sample for the length of all.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ModelSize::read`], and settings with which a run would not start either.
+    pub fn plan(&self) -> Result<MemoryPlan> {
+        let config = &self.config;
+        reweight::problem(self.training_draws(), self.validation_draws())?;
+        let size = match &config.model {
+            Some(folder) => ModelSize::read(folder)?,
+            None => ModelSize::of(&self.base_model()?),
+        };
+        self.tokenizer.check_vocabulary(size.vocabulary_size())?;
+        check_length(config.max_length, size.longest_sequence())?;
+        let sources = self.sources.iter().chain(&*self.validation);
+        let samples = sources.flat_map(|source| &source.samples);
+        let longest = samples.map(|sample| sample.ids.len()).max();
+        let plan = PlanConfig {
+            batch: config.batch,
+            micro_batch: config.micro_batch,
+            length: longest.unwrap_or(config.max_length),
+            dtype: config.dtype,
+            moments: match config.optimizer {
+                OptimizerKind::AdamW => 2,
+                OptimizerKind::Sgd => 0,
+            },
+            lisa_blocks: config.lisa_blocks,
+            draws: Some(config.steps.div_ceil(config.lisa_period.max(1))),
+            blockwise: config.blockwise,
+            concurrent: config.parallel,
+            ..PlanConfig::default()
+        };
+        MemoryPlan::new(&size, &plan)
     }
 
     /// Starts learning the source weights. Files go to the folder `out`.

@@ -72,6 +72,8 @@ mod memory;
 #[cfg(feature = "llm")]
 mod methods_golden;
 #[cfg(feature = "llm")]
+mod plan;
+#[cfg(feature = "llm")]
 mod pretrained;
 #[cfg(feature = "llm")]
 mod resample;

@@ -1,0 +1,312 @@
+//! How much memory a run will take, before anything is loaded.
+
+use super::{
+    Dtype, ModelSize,
+    blockwise::samples_at_a_time,
+    head::{CHUNK_BYTES, chunk_rows},
+    plan_config::{Placement, PlanConfig},
+};
+use crate::error::Result;
+
+/// Bytes of a number of moments, masters and sums of gradients, which are always float32.
+const SINGLE: usize = 4;
+/// Hidden states `[rows, width]` beside the kept inputs of blocks: the embedded tokens, the last block's output, its norm,
+/// and the gradients of these two.
+const OTHER_STATES: usize = 5;
+/// The logits of a chunk are in memory so many times, with their exponentials and their gradient. On one tape the CPU device
+/// has them twice: its loss turns the probabilities into the gradient in place.
+const LOGITS_OF_A_CHUNK: usize = 3;
+const LOGITS_ON_TAPE: usize = 2;
+/// Bytes on one device at the peak of a step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceMemory {
+    /// The auxiliary model, as far as it does not share the memory of `w`.
+    pub u: u64,
+    /// The model.
+    pub w: u64,
+    /// float32 copies of parameters in half precision that train, in both models.
+    pub masters: u64,
+    /// What the optimizers remember of parameters that train, in both models.
+    pub moments: u64,
+    /// Gradients of parameters that train.
+    pub gradients: u64,
+    /// Block by block: the hidden states that are kept, and the masks of the samples.
+    pub inputs: u64,
+    /// Intermediate results of the model's blocks, or, block by block, of one block.
+    pub tape: u64,
+    /// The logits with their exponentials and gradient: of the batch, or, block by block, of a chunk of rows.
+    pub logits: u64,
+    /// The peak: of what is not in memory at the same time the larger one. Block by block these are tape and logits; with
+    /// one tape, they and the last gradient, which grows as the tape is used up.
+    pub total: u64,
+}
+
+/// The memory of a run on each device, predicted from the sizes of the model and the settings.
+///
+/// With A parameters training at a time (of `P` in all), in bytes, a model's column is the sum over what lies on the device:
+///
+/// | | |
+/// |---|---|
+/// | w | `P` numbers of the models' type |
+/// | u | `P` numbers; beside `w` only what one of them has trained: what lies outside the blocks, unless it is frozen, and `2 lisa_blocks draws` blocks at most |
+/// | masters | 4 `A` a model, in half precision |
+/// | moments | 8 `A` a model with AdamW |
+/// | gradients | 4 `A` for each of two: those of both objectives in `w`, which become one, then that and the one in `u`; one more where `u` and `w` are computed at the same time, and another of the models' type while micro-batches are summed |
+/// | inputs | a hidden state a block and five more: `(blocks + 5) rows width` numbers; masks: `4 rows length` |
+/// | tape | `rows` times the outputs of all matrices of all blocks, and the inputs of those that train; block by block, of one block that trains, for the rows that go through it at a time |
+/// | logits | `8 rows vocabulary`; block by block `12 rows vocabulary` for the rows of a chunk (24 MiB of logits, 64 rows at least), and a piece of the head's gradient, in half precision all of it in float32 |
+///
+/// `rows` is the number of tokens in a micro-batch. Of blocks that are spread over devices as many train on each as can, so
+/// that each figure is that of the worst draw. The constants (five hidden states, the tape by matrices, two and three times the
+/// logits) are those of the kernels of the CPU device in float32, with which predictions are compared in docs/performance.md;
+/// where plain formulas run instead, a block's tape also holds scores and activations. The program itself, the data and the allocator come on top: on a GPU the
+/// driver's some hundred MiB.
+///
+/// # Example
+///
+/// ```no_run
+/// use scalebio::models::{Dtype, MemoryPlan, ModelSize, Placement, PlanConfig};
+///
+/// let size = ModelSize::read("path/to/config.json")?;
+/// let plan = MemoryPlan::new(&size, &PlanConfig {
+///     batch: 64,
+///     micro_batch: Some(8),
+///     dtype: Dtype::Bfloat16,
+///     lisa_blocks: Some(2),
+///     placement: Placement::Spread(8),
+///     ..PlanConfig::default()
+/// })?;
+/// println!("{} GB on the fullest device", plan.largest() / 1_000_000_000);
+/// # Ok::<(), scalebio::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    devices: Vec<DeviceMemory>,
+}
+
+impl MemoryPlan {
+    /// The plan of a run.
+    ///
+    /// # Errors
+    /// [`Error::Setting`](crate::Error::Setting) for sizes of 0, a length above the model's longest sequence, more blocks for LISA than there are,
+    /// a micro-batch or devices without samples, more devices than blocks, and two devices for one model.
+    pub fn new(size: &ModelSize, config: &PlanConfig) -> Result<Self> {
+        config.check(size)?;
+        let both = Share {
+            u: config.auxiliary,
+            w: true,
+            embedding: true,
+            head: true,
+            blocks: size.blocks,
+        };
+        let shares = match config.placement {
+            Placement::One => vec![both],
+            Placement::Parallel(devices) => vec![both; devices],
+            Placement::Apart => [true, false].map(|w| Share { u: !w, w, ..both }).into(),
+            Placement::Spread(devices) => (0..devices)
+                .map(|index| Share {
+                    embedding: index == 0,
+                    head: index + 1 == devices,
+                    blocks: size.blocks * (index + 1) / devices - size.blocks * index / devices,
+                    ..both
+                })
+                .collect(),
+        };
+        let memory = |share: Share| {
+            Load {
+                size,
+                config,
+                share,
+            }
+            .memory()
+        };
+        Ok(Self {
+            devices: shares.into_iter().map(memory).collect(),
+        })
+    }
+
+    /// What each device holds; with [`Placement::Apart`] that of `w` comes first.
+    pub fn devices(&self) -> &[DeviceMemory] {
+        &self.devices
+    }
+
+    /// Bytes on all devices.
+    pub fn total(&self) -> u64 {
+        self.devices.iter().map(|device| device.total).sum()
+    }
+
+    /// Bytes on the fullest device.
+    pub fn largest(&self) -> u64 {
+        let totals = self.devices.iter().map(|device| device.total);
+        totals.max().unwrap_or(0)
+    }
+}
+
+/// What lies on a device.
+#[derive(Clone, Copy)]
+struct Share {
+    u: bool,
+    w: bool,
+    embedding: bool,
+    head: bool,
+    blocks: usize,
+}
+
+/// A device with its share of a model.
+struct Load<'a> {
+    size: &'a ModelSize,
+    config: &'a PlanConfig,
+    share: Share,
+}
+
+impl Load<'_> {
+    fn memory(&self) -> DeviceMemory {
+        let Self {
+            size,
+            config,
+            share,
+        } = self;
+        let half = config.dtype != Dtype::Float32;
+        let number = config.dtype.width();
+        let models = usize::from(share.u) + usize::from(share.w);
+        let held = self.outside() + share.blocks * size.block;
+        let trained = self.trained(config.lisa_blocks);
+        let own = match share.w {
+            true => self.trained(
+                config
+                    .draws
+                    .and_then(|draws| Some(2 * config.lisa_blocks? * draws)),
+            ),
+            false => held,
+        };
+        let (samples, rows) = self.micro_batch();
+        let (at_once, in_pieces) = (self.passes(), samples < self.samples());
+        let sums = if share.w { 1 + at_once } else { 1 };
+        let fresh = if in_pieces { at_once * number } else { 0 };
+        let mut memory = DeviceMemory {
+            u: bytes(&[usize::from(share.u), own, number]),
+            w: bytes(&[usize::from(share.w), held, number]),
+            masters: bytes(&[usize::from(half), models, trained, SINGLE]),
+            moments: bytes(&[config.moments, models, trained, SINGLE]),
+            gradients: bytes(&[trained, sums * SINGLE + fresh]),
+            ..DeviceMemory::default()
+        };
+        self.activations(samples, rows, &mut memory);
+        memory
+    }
+
+    /// Inputs, tape, logits and the total.
+    fn activations(&self, samples: usize, rows: usize, memory: &mut DeviceMemory) {
+        let Self {
+            size,
+            config,
+            share,
+        } = self;
+        let (at_once, number) = (self.passes(), config.dtype.width());
+        let masks = bytes(&[at_once, rows, config.length, SINGLE]);
+        let has_head = if size.tied {
+            share.embedding
+        } else {
+            share.head
+        };
+        let has_head = usize::from(has_head);
+        let states = bytes(&[at_once, rows, size.width, number]);
+        let state = memory.u + memory.w + memory.masters + memory.moments + memory.gradients;
+        if config.is_blockwise(size) {
+            let part = samples_at_a_time(samples, config.length, size.width) * config.length;
+            let chunk = rows.min(chunk_rows(size.vocabulary));
+            let head = match (config.freeze_others, config.dtype) {
+                (true, _) => 0,
+                (false, Dtype::Float32) => {
+                    bytes(&[size.vocabulary, size.width, SINGLE]).min(CHUNK_BYTES as u64)
+                }
+                (false, Dtype::Bfloat16) => bytes(&[size.vocabulary, size.width, SINGLE]),
+            };
+            memory.inputs = masks + (share.blocks + OTHER_STATES) as u64 * states;
+            memory.tape = bytes(&[at_once, part, size.inputs + size.outputs, number]);
+            memory.logits = bytes(&[
+                at_once,
+                has_head,
+                LOGITS_OF_A_CHUNK * SINGLE,
+                chunk,
+                size.vocabulary,
+            ]);
+            memory.logits += (at_once * has_head) as u64 * head;
+            memory.total = state + memory.inputs + memory.tape.max(memory.logits);
+        } else {
+            let fresh = if samples < self.samples() {
+                number
+            } else {
+                SINGLE
+            };
+            let last = bytes(&[at_once, self.trained(config.lisa_blocks), fresh]);
+            memory.inputs = masks + OTHER_STATES as u64 * states;
+            let active = config.lisa_blocks.unwrap_or(share.blocks);
+            let features = share.blocks * size.outputs + active.min(share.blocks) * size.inputs;
+            memory.tape = bytes(&[at_once, rows, features, number]);
+            memory.logits = bytes(&[
+                at_once,
+                has_head,
+                LOGITS_ON_TAPE * SINGLE,
+                rows,
+                size.vocabulary,
+            ]);
+            memory.total = state - last + memory.inputs + last.max(memory.tape + memory.logits);
+        }
+    }
+
+    /// Passes through a model at the same time.
+    fn passes(&self) -> usize {
+        let Share { u, w, .. } = self.share;
+        if self.config.concurrent && u && w {
+            2
+        } else {
+            1
+        }
+    }
+
+    /// Samples of a step.
+    fn samples(&self) -> usize {
+        match self.config.placement {
+            Placement::Parallel(devices) => self.config.batch.div_ceil(devices),
+            _ => self.config.batch,
+        }
+    }
+
+    /// Samples and rows of a micro-batch.
+    fn micro_batch(&self) -> (usize, usize) {
+        let samples = self.samples();
+        let samples = self.config.micro_batch.unwrap_or(samples).min(samples);
+        (samples, samples * self.config.length)
+    }
+
+    /// Parameters outside the blocks.
+    fn outside(&self) -> usize {
+        let ModelSize {
+            embedding, head, ..
+        } = self.size;
+        let Share {
+            embedding: first,
+            head: last,
+            ..
+        } = self.share;
+        usize::from(first) * embedding + usize::from(last) * head
+    }
+
+    /// Parameters that train if so many blocks do.
+    fn trained(&self, blocks: Option<usize>) -> usize {
+        let blocks = blocks.unwrap_or(self.share.blocks).min(self.share.blocks);
+        let outside = if self.config.freeze_others {
+            0
+        } else {
+            self.outside()
+        };
+        outside + blocks * self.size.block
+    }
+}
+
+fn bytes(factors: &[usize]) -> u64 {
+    let product = |product: u64, factor: &usize| product.saturating_mul(*factor as u64);
+    factors.iter().fold(1, product)
+}
