@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use scalebio::models::Dtype;
 use scalebio::train::{EvaluateConfig, PromptStyle, evaluate};
 
 /// Measures the loss of a checkpoint on held-out files, and its answers to {"question", "answer"} records.
@@ -21,6 +22,10 @@ struct Args {
     /// Files of records
     #[arg(required = true)]
     files: Vec<PathBuf>,
+
+    /// Floating type in which the model is held and computed: float32 or bfloat16 (bf16), which takes half the memory
+    #[arg(long, value_name = "TYPE", default_value_t = Dtype::default())]
+    dtype: Dtype,
 
     /// tokenizer.json to use [default: the one in the model's folder]
     #[arg(long, value_name = "FILE")]
@@ -72,6 +77,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let report = evaluate(&EvaluateConfig {
+        dtype: args.dtype,
         tokenizer: args.tokenizer.clone(),
         batch: args.batch,
         max_length: args.max_length,

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use scalebio::models::Dtype;
 use scalebio::train::{FinetuneConfig, Finetuning};
 
 /// Trains a base model on one file of records with AdamW, and saves it as a Hugging Face folder.
@@ -31,6 +32,11 @@ struct Args {
     /// Hugging Face folder of the base model [default: a small GPT-2 with random weights: width 128, 2 blocks, 4 heads]
     #[arg(long, value_name = "HF_DIR")]
     model: Option<PathBuf>,
+
+    /// Floating type in which the model is held, computed and saved: float32 or bfloat16 (bf16), which takes half the memory;
+    /// its updates are still summed in float32
+    #[arg(long, value_name = "TYPE", default_value_t = defaults().dtype)]
+    dtype: Dtype,
 
     /// tokenizer.json to use [default: the one in the model's folder; without --model, a byte-level BPE trained on the data]
     #[arg(long, value_name = "FILE")]
@@ -92,6 +98,7 @@ impl Args {
             validation: self.val.clone(),
             evaluate_every: self.evaluate_every,
             model: self.model.clone(),
+            dtype: self.dtype,
             tokenizer: self.tokenizer.clone(),
             steps: self.steps,
             batch: self.batch,

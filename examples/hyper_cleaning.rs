@@ -85,7 +85,7 @@ fn main() -> std::process::ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     let cleaning = data(args)?;
-    let [training, validation] = cleaning.samples();
+    let [validation, training] = cleaning.samples();
     let count = |mask: &[bool]| mask.iter().filter(|&&yes| yes).count();
     println!(
         "{training} training images, {} labels kept, {} right; {validation} validation images",
@@ -169,7 +169,7 @@ fn problem(args: &Args, cleaning: &HyperCleaning) -> Result<Problem> {
     let Some(batch) = args.batch else {
         return Ok(cleaning.problem(&device));
     };
-    let [training, validation] = cleaning.samples();
+    let [validation, training] = cleaning.samples();
     // Two seeds, so that the levels do not draw the same indices.
     let upper = Minibatches::new(validation, batch).seed(2 * args.seed);
     let lower = Minibatches::new(training, batch).seed(2 * args.seed + 1);

@@ -150,7 +150,7 @@ fn noisy(
     let mut mean = vec![0.0; steps];
     let device = Device::flex().autodiff();
     for seed in 0..arguments.seeds {
-        let [lower, upper] = simulated.samples();
+        let [upper, lower] = simulated.samples();
         let draws = |samples, seed| {
             let batches = Minibatches::new(samples, arguments.batch).seed(seed);
             batches.order(Order::Independent)

@@ -43,7 +43,7 @@ struct Args {
     #[arg(long)]
     keep_duplicates: bool,
 
-    /// Add a field `weight` to each record, p_i N / n_i, with which the weighted mean loss is exact
+    /// Add a field `weight` to each record, p_i N / n_i, with which the weighted mean loss is exact; every source of a weight above 0 must then give a sample
     #[arg(long)]
     weight_column: bool,
 

@@ -152,7 +152,7 @@ impl Arguments {
         let Some(batch) = self.batch else {
             return Ok(simulated.problem(device));
         };
-        let [lower, upper] = simulated.samples();
+        let [upper, lower] = simulated.samples();
         // Seeds of their own, so that the two objectives do not draw the same samples.
         let batches = |samples, seed| {
             let batches = Minibatches::new(samples, batch).order(Order::FixedBatches);

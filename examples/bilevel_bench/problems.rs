@@ -55,7 +55,7 @@ fn simulated(arguments: &Arguments, noisy: bool) -> Done<Comparison> {
     };
     let start = |seed: u64| {
         let (x, w) = simulated.start(&device);
-        let [lower, upper] = simulated.samples();
+        let [upper, lower] = simulated.samples();
         let batches = |samples, seed| {
             let batches = Minibatches::new(samples, 64).seed(seed);
             batches.order(Order::FixedBatches)

@@ -50,7 +50,7 @@ fn run<const D: usize, const R: usize>(
     all
 }
 
-/// Within 1e-5 of the largest number.
+/// Within 1e-5 of the largest number, and so none of them NaN or infinite.
 fn agree<const D: usize, const R: usize>(
     shapes: &[[usize; D]],
     f: impl Fn(&[Tensor<D>]) -> Tensor<R>,
@@ -181,6 +181,106 @@ proptest! {
         let labels: Vec<i64> = (0..rows).map(|row| (row * 7 % vocabulary) as i64).collect();
         agree(&[[rows, vocabulary]], |x| row_losses(x[0].clone(), &labels));
     }
+}
+
+/// A sequence of padding alone, and padding before tokens: rows whose keys are all hidden get an even mixture, and finite
+/// gradients.
+#[test]
+fn rows_that_see_no_key_get_an_even_mixture() {
+    let (batch, length, heads, head) = (3, 140, 2, 5);
+    let shape = [batch, heads, length, head];
+    let hidden = |device: &Device| {
+        let mut seen = vec![0_i64; batch * length];
+        seen[length..].fill(1); // none of the first sequence, all of the second,
+        seen[2 * length..2 * length + 133].fill(0); // and the last 7 of the third
+        Tensor::<2, Int>::from_data(TensorData::new(seen, [batch, length]), device)
+    };
+    for (window, cap) in [(None, None), (Some(30), Some(5.0))] {
+        agree(&[shape, shape, shape], |x| {
+            let bias = causal_bias(hidden(&x[0].device()), length, window);
+            attention(x[0].clone(), x[1].clone(), x[2].clone(), &bias, 0.4, cap)
+        });
+    }
+    let values = run(&Device::flex(), &[shape, shape, shape], |x| {
+        let bias = causal_bias(hidden(&x[0].device()), length, None);
+        attention(x[0].clone(), x[1].clone(), x[2].clone(), &bias, 0.4, None)
+    });
+    // The values are those of the third seed; the second query of the first sequence sees the mean of two.
+    let of_v = random(2, shape.iter().product());
+    for i in 0..head {
+        let mean = (of_v[i] + of_v[head + i]) / 2.0;
+        assert!((values[0][head + i] - mean).abs() < 1e-5);
+    }
+}
+
+/// Logits of 1e4, which no exponential holds: losses are differences of logits, and gradients are finite.
+#[test]
+fn losses_of_large_logits_are_finite() {
+    let (rows, vocabulary) = (40, 300);
+    let labels: Vec<i64> = (0..rows).map(|row| (row * 7 % vocabulary) as i64).collect();
+    for scale in [1e4 / 3.0, 1e4, -1e4] {
+        agree(&[[rows, vocabulary]], |x| {
+            row_losses(x[0].clone() * scale, &labels)
+        });
+    }
+    let ends = |label| {
+        let device = Device::flex().autodiff();
+        let logits = Tensor::<2>::from_data([[1e4_f32, -1e4]], &device).require_grad();
+        let loss = row_losses(logits.clone(), &[label]).sum();
+        let gradient = logits.grad(&loss.backward()).unwrap().into_data();
+        (
+            loss.into_scalar::<f32>(),
+            gradient.try_into_vec::<f32>().unwrap(),
+        )
+    };
+    assert_eq!(ends(0), (0.0, vec![0.0, 0.0]));
+    assert_eq!(ends(1), (2e4, vec![1.0, -1.0]));
+}
+
+/// Rows of zeros, which have no variance, and no rows at all.
+#[test]
+fn empty_and_zero_rows_are_no_special_case() {
+    let zero = |x: &Tensor<2>| x.clone() * 0.0;
+    let layer = |x: &[Tensor<2>]| {
+        let weight = || parameter(x[1].clone().reshape([9]));
+        let root = RmsNorm {
+            weight: weight(),
+            epsilon: 1e-5,
+            from_one: false,
+        };
+        let whole = LayerNorm {
+            gamma: weight(),
+            beta: weight(),
+            epsilon: 1e-5,
+        };
+        (root, whole)
+    };
+    agree(&[[4, 9], [1, 9]], |x| layer(x).0.forward(zero(&x[0])));
+    agree(&[[4, 9], [1, 9]], |x| layer(x).1.forward(zero(&x[0])));
+    agree(&[[4, 9]], |x| row_losses(zero(&x[0]), &[0, 3, 8, 1]));
+    agree(&[[4, 9]], |x| {
+        Activation::Gelu.gated(zero(&x[0]), zero(&x[0]))
+    });
+
+    let none = |f: &dyn Fn(&[Tensor<2>]) -> Tensor<2>| {
+        let [value, gradient, of_weight] = &run(&Device::flex(), &[[0, 9], [1, 9]], f)[..] else {
+            panic!("a value and two gradients")
+        };
+        assert!(value.is_empty() && gradient.is_empty());
+        assert!(of_weight.iter().all(|g| *g == 0.0));
+    };
+    // The weight is part of every result, so that it has a gradient.
+    none(&|x| layer(x).0.forward(x[0].clone()));
+    none(&|x| layer(x).1.forward(x[0].clone()));
+    none(&|x| Activation::Silu.forward(x[0].clone()) * x[1].clone());
+    none(&|x| {
+        let layer = Linear {
+            weight: parameter(x[1].clone()),
+            bias: None,
+        };
+        layer.forward(x[0].clone())
+    });
+    none(&|x| row_losses(x[0].clone() * x[1].clone(), &[]));
 }
 
 /// Kernels are taken on the CPU device in float32, and nowhere else; else the tests above would compare a formula with itself.

@@ -210,9 +210,9 @@ impl HyperCleaning {
         })
     }
 
-    /// Number of training and of validation images.
+    /// Number of validation images (the upper objective) and of training images (the lower), in this order.
     pub fn samples(&self) -> [usize; 2] {
-        [&self.training, &self.validation].map(|part| part.classes.len())
+        [&self.validation, &self.training].map(|part| part.classes.len())
     }
 
     /// Which training labels were not replaced: the mask that published F1 scores refer to.

@@ -109,9 +109,9 @@ impl Regularization {
         })
     }
 
-    /// Number of samples of the training and of the validation set.
+    /// Number of samples of the validation set (the upper objective) and of the training set (the lower), in this order.
     pub fn samples(&self) -> [usize; 2] {
-        [&self.training, &self.validation].map(|part| part.targets.shape()[0])
+        [&self.validation, &self.training].map(|part| part.targets.shape()[0])
     }
 
     /// The problem without noise: every draw is the whole of both sets. `options` is a device, or a device and a float

@@ -118,9 +118,9 @@ impl Simulated {
         Ok(simulated)
     }
 
-    /// Number of samples of the lower and of the upper objective.
+    /// Number of samples of the upper and of the lower objective, in this order.
     pub fn samples(&self) -> [usize; 2] {
-        [self.lower.samples(), self.upper.samples()]
+        [self.upper.samples(), self.lower.samples()]
     }
 
     /// The problem without noise: every draw is the whole of both sums.

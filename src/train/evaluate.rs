@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answers::Answer;
 use crate::data::{Message, Question, Record, Segment, Source, TokenBatch, Tokenizer};
-use crate::models::{CausalLm, Sampling};
+use crate::models::{CausalLm, Dtype, Sampling};
 use crate::reweight::SampleLosses;
 use crate::{Error, Result, device};
 
@@ -35,6 +35,9 @@ pub enum PromptStyle {
 pub struct EvaluateConfig {
     /// Hugging Face folder of the model.
     pub model: PathBuf,
+    /// In which floating type the model is held and computed. Default: float32, also for a model saved in bfloat16.
+    #[serde(default)]
+    pub dtype: Dtype,
     /// `tokenizer.json` to use. Default: that of the model's folder.
     pub tokenizer: Option<PathBuf>,
     /// The held-out files: records as for training ([`Records`](crate::data::Records)), or questions
@@ -58,6 +61,7 @@ impl EvaluateConfig {
     pub fn new(model: impl Into<PathBuf>, files: impl IntoIterator<Item = PathBuf>) -> Self {
         Self {
             model: model.into(),
+            dtype: Dtype::default(),
             tokenizer: None,
             files: files.into_iter().collect(),
             batch: 16,
@@ -145,11 +149,12 @@ pub struct AnswerScore {
 pub fn evaluate(config: &EvaluateConfig) -> Result<EvaluationReport> {
     config.validate()?;
     let device = device(&config.device)?;
+    config.dtype.check(&device)?;
     let tokenizer = match &config.tokenizer {
         Some(file) => Tokenizer::from_file(file)?,
         None => Tokenizer::from_pretrained(&config.model)?,
     };
-    let model = CausalLm::from_pretrained(&config.model, &device)?;
+    let model = CausalLm::from_pretrained_as(&config.model, &device, config.dtype)?;
     tokenizer.check_vocabulary(model.vocabulary_size())?;
     let longest = model.longest_sequence();
     let max_length = config.max_length.unwrap_or(longest.min(LENGTH));

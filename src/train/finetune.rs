@@ -33,6 +33,9 @@ pub struct FinetuneConfig {
     /// Hugging Face folder of the base model. Default: a small GPT-2 with random weights, the same as in
     /// [`ReweightConfig`](super::ReweightConfig) with the same seed and tokenizer.
     pub model: Option<PathBuf>,
+    /// In which floating type the model is held, computed and saved. Default: float32, also for a model saved in bfloat16.
+    #[serde(default)]
+    pub dtype: Dtype,
     /// `tokenizer.json` to use. Default: that of the model's folder; without a model, one trained on the data.
     pub tokenizer: Option<PathBuf>,
     /// Steps of the run, at least 1; the length of the cosine schedule. Default: 120.
@@ -66,6 +69,7 @@ impl FinetuneConfig {
             validation: None,
             evaluate_every: None,
             model: None,
+            dtype: Dtype::default(),
             tokenizer: None,
             steps: 120,
             batch: 28,
@@ -181,6 +185,7 @@ impl Finetuning {
     pub fn start(config: FinetuneConfig, out: impl AsRef<Path>) -> Result<Self> {
         config.validate()?;
         let device = device(&config.device)?.autodiff();
+        config.dtype.check(&device)?;
         let (file, folder) = (config.tokenizer.as_deref(), config.model.as_deref());
         let tokenizer = match given_tokenizer(file, folder)? {
             Some(tokenizer) => tokenizer,
@@ -202,7 +207,7 @@ impl Finetuning {
             ));
         }
         let (length, seed) = (config.max_length, config.seed);
-        let model = base_model(folder, &tokenizer, length, seed, Dtype::default(), &device)?;
+        let model = base_model(folder, &tokenizer, length, seed, config.dtype, &device)?;
         let layers = layers(&model, config.lisa_blocks, config.lisa_period, seed)?;
         let draws = Draws::new(TokenSources::new(Arc::from([training])), config.batch)
             .micro_batch(config.micro_batch.unwrap_or(config.batch))

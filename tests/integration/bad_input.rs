@@ -219,6 +219,7 @@ fn drawn(
 
 fn weight_files() -> Vec<Row> {
     let good = weights(&[("a", 0.5), ("b", 0.5)]);
+    let unequal = weights(&[("a", 0.95), ("b", 0.05)]);
     let of = |sources: &[(&str, f64)]| drawn(2, &weights(sources), |_, _| ());
     let mut version = good.clone();
     version["schema_version"] = json!(2);
@@ -288,6 +289,13 @@ fn weight_files() -> Vec<Row> {
             drawn(0, &good, |_, _| ()),
         ),
         (
+            "more samples than 32 bits count",
+            "samples is 100000000000, but must be at most 4294967295, for which 8 bytes of memory each are 32 GiB",
+            drawn(100_000_000_000, &good, |_, config| {
+                config.replacement = true
+            }),
+        ),
+        (
             "a source that is too small",
             "samples is 8, 4 of them from source `a`, but must be so few that the source gives at most 3",
             drawn(8, &good, |_, _| ()),
@@ -297,6 +305,21 @@ fn weight_files() -> Vec<Row> {
             "samples is 8, but must be at most 6, all that the sources with a weight above 0 have",
             drawn(8, &good, |_, config| {
                 config.shortage = Shortage::Redistribute
+            }),
+        ),
+        (
+            "a weight column, and too few samples for a source",
+            "samples is 4, but must be so many with a weight column that source `b`, of weight 0.05, gives one: 20 are enough",
+            drawn(4, &unequal, |_, config| {
+                (config.weight_column, config.replacement) = (true, true)
+            }),
+        ),
+        (
+            "a weight column, and a source without a record to draw",
+            "weight-column is asked for, but must be left out where source `b`, of weight 0.05, has no record to draw from",
+            drawn(3, &unequal, |folder, config| {
+                (config.weight_column, config.shortage) = (true, Shortage::Redistribute);
+                fs::write(folder.join("val.jsonl"), lines("b", 3)).unwrap();
             }),
         ),
         (

@@ -15,7 +15,7 @@ use safetensors::{Dtype as Stored, SafeTensors};
 use scalebio::{
     Error,
     models::{CausalLm, Dtype, Gpt2Config, token_losses},
-    train::{Experiment, ReweightConfig},
+    train::{EvaluateConfig, Experiment, FinetuneConfig, Finetuning, ReweightConfig, evaluate},
 };
 use serde_json::{Value, json};
 
@@ -264,10 +264,22 @@ fn a_device_without_bfloat16_is_an_error() {
         device: "ndarray".to_owned(),
         ..ReweightConfig::new("no/such/folder")
     };
+    let finetuning = FinetuneConfig {
+        dtype: Dtype::Bfloat16,
+        device: "ndarray".to_owned(),
+        ..FinetuneConfig::new("no/such/file")
+    };
+    let evaluation = EvaluateConfig {
+        dtype: Dtype::Bfloat16,
+        device: "ndarray".to_owned(),
+        ..EvaluateConfig::new(&folder, ["no/such/file".into()])
+    };
     let errors = [
         CausalLm::from_pretrained_as(&folder, &ndarray, Dtype::Bfloat16).unwrap_err(),
         model.cast(Dtype::Bfloat16).unwrap_err(),
         Experiment::open(config).unwrap_err(),
+        Finetuning::start(finetuning, "no/such/run").unwrap_err(),
+        evaluate(&evaluation).unwrap_err(),
     ];
     for error in errors {
         assert!(

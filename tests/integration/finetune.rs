@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use scalebio::data::Tokenizer;
-use scalebio::models::CausalLm;
+use scalebio::models::{CausalLm, Dtype};
 use scalebio::train::{EvaluateConfig, FinetuneConfig, FinetuneStep, Finetuning, evaluate};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -100,6 +100,39 @@ fn the_loss_falls_and_the_folder_is_a_checkpoint() {
 
     let error = Finetuning::start(config, &out).unwrap_err().to_string();
     assert!(error.contains("already holds a run"), "{error}");
+}
+
+/// A model in bfloat16 is trained, saved and measured as one, and its losses are those of float32 but for rounding.
+#[test]
+fn a_model_in_bfloat16_is_trained_and_measured_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let wide = texts(&folder);
+    let half = FinetuneConfig {
+        dtype: Dtype::Bfloat16,
+        ..wide.clone()
+    };
+    let (expected, _) = run(&wide, folder.path().join("wide"));
+    let (steps, model) = run(&half, folder.path().join("half"));
+    for (a, b) in losses(&steps).iter().zip(losses(&expected)) {
+        assert!((a - b).abs() < 0.05, "{a} {b}");
+    }
+    let saved = fs::metadata(model.join("model.safetensors")).unwrap().len();
+    let base = fs::metadata(stories().join("model.safetensors")).unwrap();
+    assert!(saved < base.len() * 6 / 10, "{saved} bytes");
+
+    let loss = |dtype| {
+        let config = EvaluateConfig {
+            dtype,
+            max_length: Some(64),
+            ..EvaluateConfig::new(&model, [half.data.clone()])
+        };
+        evaluate(&config).unwrap().overall.sample_loss
+    };
+    let (narrow, wide) = (loss(Dtype::Bfloat16), loss(Dtype::Float32));
+    let measured = steps[4].validation_loss.unwrap();
+    assert!((narrow - measured).abs() < 1e-5, "{narrow} {measured}");
+    let rounding = (narrow - wide).abs();
+    assert!(rounding > 1e-7 && rounding < 0.05, "{narrow} {wide}");
 }
 
 /// One seed, one model, with LISA too; another seed, another model.

@@ -24,6 +24,9 @@ const COLUMN: &str = "weight";
 /// The version of `resample.json`.
 const SCHEMA_VERSION: u32 = 1;
 
+/// Memory that a sample takes until it is written.
+const SAMPLE_BYTES: usize = size_of::<Drawn>();
+
 /// What happens to a record that is in its source more than once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -43,7 +46,7 @@ pub struct ResampleConfig {
     pub data: PathBuf,
     /// The `weights.json` of a run, with a weight for each source of the folder and for no other.
     pub weights: PathBuf,
-    /// Number of samples, at least 1.
+    /// Number of samples, from 1 to 4294967295, each of which takes 8 bytes of memory.
     pub samples: usize,
     /// Whether a record may be drawn more than once. Default: no.
     pub replacement: bool,
@@ -53,7 +56,7 @@ pub struct ResampleConfig {
     pub duplicates: Duplicates,
     /// Whether each record gets a field `weight`, `p_i N / n_i` with the weight `p_i` of its source and the number `n_i` that
     /// were drawn from it: so weighted, the mean loss over the samples is `sum_i p_i l_i` exactly, also where counts were
-    /// rounded or redistributed. Default: no.
+    /// rounded or redistributed. Every source of a weight above 0 must then give at least one sample. Default: no.
     pub weight_column: bool,
     /// Whether the samples are in random order. Otherwise they are in that of the sources' names, and within a source in
     /// that of its file (those drawn twice side by side). Default: yes.
@@ -125,18 +128,11 @@ pub struct ResampledSource {
 ///
 /// # Errors
 ///
-/// Settings that cannot work; a `weights.json` that is none or whose weights do not add up to 1; a source without a weight or
+/// Settings that cannot work, a weight column without a sample of some source among them; more samples than memory holds; a `weights.json` that is none or whose weights do not add up to 1; a source without a weight or
 /// a weight without a source; a source that is too small; an `out` that already holds a mix; a record that is not a JSON
 /// object, or has a field `weight` already; a file that cannot be read or written.
 pub fn resample(config: &ResampleConfig, out: impl AsRef<Path>) -> Result<ResampleReport> {
-    if config.samples == 0 {
-        return Err(Error::setting(
-            "samples",
-            0,
-            "at least 1",
-            "ask for as many as the training set is to have",
-        ));
-    }
+    check_samples(config.samples)?;
     let out = out.as_ref();
     check_out(out)?;
     let mixture = mixture(&config.weights)?;
@@ -150,8 +146,11 @@ pub fn resample(config: &ResampleConfig, out: impl AsRef<Path>) -> Result<Resamp
         .map(|path| Index::read(path, &held_out, config.duplicates, column))
         .collect::<Result<Vec<_>>>()?;
     let counts = counts(&mixture, &indices, config)?;
+    if config.weight_column {
+        check_column(&mixture, &counts, &indices, config.samples)?;
+    }
 
-    let picks = picks(&counts, &indices, config);
+    let picks = picks(&counts, &indices, config)?;
     fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
     let mix = out.join("mix.jsonl");
     write_mix(&mix, &mixture, &counts, &indices, picks, config)?;
@@ -162,6 +161,63 @@ pub fn resample(config: &ResampleConfig, out: impl AsRef<Path>) -> Result<Resamp
     let report = report(config, &mixture, &counts, &indices);
     write_json(&out.join("resample.json"), &report)?;
     Ok(report)
+}
+
+fn check_samples(samples: usize) -> Result<()> {
+    if samples == 0 {
+        return Err(Error::setting(
+            "samples",
+            0,
+            "at least 1",
+            "ask for as many as the training set is to have",
+        ));
+    }
+    if u32::try_from(samples).is_err() {
+        return Err(Error::setting(
+            "samples",
+            samples,
+            format!(
+                "at most {}, for which {SAMPLE_BYTES} bytes of memory each are 32 GiB",
+                u32::MAX
+            ),
+            "ask for fewer, and draw several mixes with seeds of their own",
+        ));
+    }
+    Ok(())
+}
+
+/// That no source of a weight above 0 gives nothing: no weights of the others' samples would make up for its loss.
+fn check_column(
+    mixture: &Mixture,
+    counts: &[usize],
+    indices: &[Index],
+    samples: usize,
+) -> Result<()> {
+    let weights = mixture.weights();
+    let left_out = (0..counts.len()).filter(|&i| counts[i] == 0 && weights[i] > 0.0);
+    let Some(i) = left_out.min_by(|&a, &b| weights[a].total_cmp(&weights[b])) else {
+        return Ok(());
+    };
+    let (name, weight) = (&mixture.names()[i], weights[i]);
+    if indices[i].available() == 0 {
+        return Err(Error::setting(
+            "weight-column",
+            "asked for",
+            format!(
+                "left out where source `{name}`, of weight {weight}, has no record to draw from"
+            ),
+            "add records to it, or leave the column out",
+        ));
+    }
+    let enough = (1.0 / weight).ceil() as u64;
+    Err(Error::setting(
+        "samples",
+        samples,
+        format!(
+            "so many with a weight column that source `{name}`, of weight {weight}, gives one: {enough} are enough"
+        ),
+        "ask for more, or leave the column out",
+    ))
 }
 
 fn check_out(out: &Path) -> Result<()> {
@@ -240,9 +296,17 @@ struct Drawn {
     record: u32,
 }
 
-fn picks(counts: &[usize], indices: &[Index], config: &ResampleConfig) -> Vec<Drawn> {
+fn picks(counts: &[usize], indices: &[Index], config: &ResampleConfig) -> Result<Vec<Drawn>> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(config.seed);
-    let mut picks = Vec::with_capacity(config.samples);
+    let mut picks = Vec::new();
+    picks.try_reserve_exact(config.samples).map_err(|_| {
+        Error::setting(
+            "samples",
+            config.samples,
+            format!("so few that {SAMPLE_BYTES} bytes each fit into memory"),
+            "ask for fewer, and draw several mixes with seeds of their own",
+        )
+    })?;
     for ((source, &count), index) in (0_u32..).zip(counts).zip(indices) {
         // Records are numbered with 32 bits, which `Index` checks.
         let size = index.available() as u32;
@@ -267,7 +331,7 @@ fn picks(counts: &[usize], indices: &[Index], config: &ResampleConfig) -> Vec<Dr
     if config.shuffle {
         picks.shuffle(&mut random);
     }
-    picks
+    Ok(picks)
 }
 
 fn write_mix(
