@@ -5,10 +5,13 @@
 //! cargo run --release --example simulated -- --method soba --batch 64 --estimator saga --iterations 1536 [--seed S]
 //! ```
 //!
-//! Without `--batch` there is no noise. Prints one JSON array with a row `[iteration, |grad h|^2, h - h*, |z* - z|^2]` for every iteration from 0, where `z`
-//! is the lower variable. Defaults are those of `tests/fixtures/simulated/golden.json` where it has the method.
+//! Without `--batch` there is no noise. Prints one JSON array with a row `[iteration, |grad h|^2, h - h*, |z* - z|^2]` for
+//! every iteration from 0, where `z` is the lower variable. Defaults are those of
+//! `tests/fixtures/simulated/golden.json` where it has the method. A run that diverges prints the rows up to there, says
+//! so on standard error, and fails.
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use scalebio::burn::tensor::Device;
@@ -30,7 +33,7 @@ struct Arguments {
     /// The penalty; of f2sa: the first one.
     #[arg(long)]
     alpha: Option<f64>,
-    /// Learning rate of the auxiliary variable: `u -= lr_u alpha g_u`, without alpha in f2sa.
+    /// Learning rate of the auxiliary variable: `u -= lr_u alpha g_u`, without alpha in f2sa and bda; of soba: of `v`.
     #[arg(long)]
     lr_u: Option<f64>,
     /// Learning rate of the lower variable.
@@ -39,12 +42,12 @@ struct Arguments {
     /// Learning rate of the upper variable.
     #[arg(long)]
     lr_x: Option<f64>,
-    /// Inner steps of f2sa.
-    #[arg(long, default_value_t = 10)]
-    inner_steps: usize,
-    /// Growth of f2sa's penalty.
-    #[arg(long, default_value_t = 0.01)]
-    growth: f64,
+    /// Inner steps of f2sa [default: 10].
+    #[arg(long)]
+    inner_steps: Option<usize>,
+    /// Growth of f2sa's penalty [default: .01].
+    #[arg(long)]
+    growth: Option<f64>,
     /// Samples of a minibatch of either objective, of 1024 in fixed batches; all if left out.
     #[arg(long)]
     batch: Option<usize>,
@@ -64,7 +67,7 @@ enum Estimate {
     Storm,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 enum Name {
     Penalty,
@@ -73,16 +76,66 @@ enum Name {
     F2sa,
     Soba,
     Penalized,
+    #[value(alias = "zeroth-order")]
     ZerothOrder,
     Bome,
     Sama,
+    #[value(alias = "no-u")]
     NoU,
     Bda,
 }
 
 type Boxed = Box<dyn Method<Quadratics, Quadratics, Vector, Vector>>;
 
+impl Name {
+    /// The hyper-parameters that it has.
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Penalty | Self::PenaltyConstAlpha10 | Self::PenaltyConstAlpha100 => {
+                &["--alpha", "--lr-u", "--lr-w", "--lr-x"]
+            }
+            Self::F2sa => &[
+                "--alpha",
+                "--lr-u",
+                "--lr-w",
+                "--lr-x",
+                "--inner-steps",
+                "--growth",
+            ],
+            Self::Soba => &["--lr-u", "--lr-w", "--lr-x", "--estimator"],
+            Self::Penalized => &["--alpha", "--lr-w", "--lr-x", "--estimator"],
+            Self::ZerothOrder | Self::NoU => &["--alpha", "--lr-w", "--lr-x"],
+            Self::Bome | Self::Sama => &["--lr-w", "--lr-x"],
+            Self::Bda => &["--lr-u", "--lr-w", "--lr-x"],
+        }
+    }
+}
+
 impl Arguments {
+    /// An error for a flag that the method does not have.
+    fn check(&self) -> Result<(), String> {
+        let given = [
+            ("--alpha", self.alpha.is_some()),
+            ("--lr-u", self.lr_u.is_some()),
+            ("--lr-w", self.lr_w.is_some()),
+            ("--lr-x", self.lr_x.is_some()),
+            ("--inner-steps", self.inner_steps.is_some()),
+            ("--growth", self.growth.is_some()),
+            ("--estimator", self.estimator.is_some()),
+        ];
+        let has = self.method.flags();
+        match given.iter().find(|(flag, is)| *is && !has.contains(flag)) {
+            None => Ok(()),
+            Some((flag, _)) => {
+                let method = self.method.to_possible_value();
+                let method = method
+                    .as_ref()
+                    .map_or("this method", |name| name.get_name());
+                Err(format!("{method} has no {flag}; it has {}", has.join(", ")))
+            }
+        }
+    }
+
     fn method(&self) -> Boxed {
         match self.method {
             Name::Penalty | Name::PenaltyConstAlpha10 => self.penalty(10.0, 0.1),
@@ -91,10 +144,13 @@ impl Arguments {
                 let power = |rate: Option<f64>, sevenths| {
                     Update::sgd(rate.unwrap_or(0.1)).power(sevenths / 7.0)
                 };
-                let method = F2sa::new(power(self.lr_x, 4.0), power(self.lr_w, 5.0))
-                    .auxiliary(power(self.lr_u, 4.0))
-                    .inner_steps(self.inner_steps)
-                    .growth(self.growth, 1.0 / 7.0);
+                let method = match (self.lr_x, self.lr_w, self.lr_u) {
+                    (None, None, None) => F2sa::schedule(0.1),
+                    (x, w, u) => F2sa::new(power(x, 4.0), power(w, 5.0)).auxiliary(power(u, 4.0)),
+                };
+                let method = method
+                    .inner_steps(self.inner_steps.unwrap_or(10))
+                    .growth(self.growth.unwrap_or(0.01), 1.0 / 7.0);
                 Box::new(method.penalty(self.alpha.unwrap_or(1.0)))
             }
             Name::Bome => Box::new(Bome::new(
@@ -118,7 +174,8 @@ impl Arguments {
             Name::Soba => {
                 let exponent = if self.estimator.is_some() { 0.0 } else { 0.5 };
                 let power = |rate| self.sgd(rate, 0.1).power(exponent);
-                let method = Soba::new(power(self.lr_x), power(self.lr_w));
+                let method = Soba::new(power(self.lr_x), power(self.lr_w))
+                    .system(power(self.lr_u.or(self.lr_w)));
                 Box::new(method.estimator(self.estimator()))
             }
             Name::Penalized => {
@@ -175,20 +232,37 @@ impl Arguments {
     }
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    let mut rows = Vec::new();
+    let done = run(&Arguments::parse(), &mut rows);
+    if !rows.is_empty() {
+        match serde_json::to_string(&rows) {
+            Ok(text) => println!("{text}"),
+            Err(error) => eprintln!("error: {error}"),
+        }
+    }
+    if let Err(error) = done {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+type Row = (usize, f64, f64, f64);
+
+fn run(arguments: &Arguments, rows: &mut Vec<Row>) -> Result<(), Box<dyn std::error::Error>> {
+    arguments.check()?;
     let data = "tests/fixtures/simulated/problem.safetensors";
     let simulated = Simulated::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(data))?;
     let device = Device::flex().autodiff();
     let (x, z) = simulated.start(&device);
     let problem = arguments.problem(&simulated, &device)?;
     let mut run = arguments.method().start_boxed(problem, x, z)?;
-    let mut rows = vec![row(&simulated, 0, run.as_ref())?];
+    rows.push(row(&simulated, 0, run.as_ref())?);
     for k in 1..=arguments.iterations {
         run.next().transpose()?;
         rows.push(row(&simulated, k, run.as_ref())?);
     }
-    println!("{}", serde_json::to_string(&rows)?);
     Ok(())
 }
 
@@ -196,7 +270,7 @@ fn row(
     simulated: &Simulated,
     k: usize,
     run: &dyn Progress<Vector, Vector>,
-) -> scalebio::Result<(usize, f64, f64, f64)> {
+) -> scalebio::Result<Row> {
     let numbers = |v: &Vector| v.val().into_data().iter::<f64>().collect::<Vec<_>>();
     let at = simulated.measure(&numbers(run.upper()), &numbers(run.lower()))?;
     let excess = at.excess;

@@ -165,6 +165,7 @@ where
     let wanted = wanted.unwrap_or_else(|| named.iter().map(|&name| name.to_owned()).collect());
     let mut traces = Vec::new();
     for name in wanted {
+        let name = name.replace('_', "-");
         let mut runs = Vec::new();
         let mut ended = None;
         let mut settings = String::new();

@@ -4,7 +4,7 @@ use burn::module::Module;
 
 use super::oracle::Oracle;
 use super::progress::{Rule, iterate};
-use super::vector::{dot, linear, shifted};
+use super::vector::{dot, full_precision, linear, shifted};
 use super::{Method, Progress};
 use crate::solver::gradients::global_norm;
 use crate::solver::{PerVariable, Step, Update, Variable};
@@ -30,7 +30,8 @@ use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
 /// When to use it: where no penalty is known to work; there is none to choose. At the solution `q` vanishes and `lam`
 /// grows, until constant rates are too large for it and the end is a small oscillation.
 ///
-/// Memory: `w`, and `u` for the time of a step. Gradients a step: `T + 2`.
+/// Memory: `w`, and `u` for the time of a step. Gradients a step: `T + 2`. Not in half precision: the way of `u` would be
+/// lost in rounding, and is an error.
 ///
 /// # Example
 ///
@@ -143,6 +144,7 @@ where
         lower: W,
     ) -> Result<Box<dyn Progress<X, W>>> {
         self.validate()?;
+        full_precision("bome", &lower)?;
         let rule = BomeRule {
             x: Variable::upper(upper, &self.upper)?,
             w: Variable::lower(lower, &self.lower)?,

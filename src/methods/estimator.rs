@@ -168,12 +168,24 @@ impl Table {
 }
 
 fn slot(slot: Option<Slot>, level: &str) -> Result<Slot> {
-    slot.ok_or_else(|| {
+    let slot = slot.ok_or_else(|| {
         Error::setting(
             "estimator",
             format!("Saga, while the {level} objective's draw is no fixed batch"),
             "Saga where each draw of both objectives is one micro-batch with a slot",
             "implement `slot` (`Minibatches` with `Order::FixedBatches` draws such batches), or use `Estimator::Storm`",
         )
-    })
+    })?;
+    if slot.index < slot.of {
+        return Ok(slot);
+    }
+    Err(Error::setting(
+        "slot",
+        format!(
+            "term {} of {} for the {level} objective's draw",
+            slot.index, slot.of
+        ),
+        "a term from 0 to one less than there are",
+        "count the terms from 0 in `slot`, and give their number in `of`",
+    ))
 }

@@ -6,7 +6,7 @@ use super::differences::cross;
 use super::oracle::Oracle;
 use super::progress::{Rule, iterate};
 use super::training::Training;
-use super::vector::linear;
+use super::vector::{full_precision, linear};
 use super::{Method, Progress};
 use crate::sampler::LayerSampler;
 use crate::solver::gradients::{combine, global_norm};
@@ -31,7 +31,8 @@ use crate::{Bilevel, LowerObjective, Result, UpperObjective};
 /// and `D` is positive, it stops where `grad_w F = 0` as the exact method does; where `F` depends on `x` too, or no `x`
 /// makes `grad_w F` vanish, it stops elsewhere: the terms that must cancel have the wrong ratio.
 ///
-/// Memory: `w`, and for the time of a step `v` and the shifted copy of what trains. Gradients a step: 4, or 2 where `v` is zero.
+/// Memory: `w`, and for the time of a step `v` and the shifted copy of what trains. Gradients a step: 4, or 2 where `v`
+/// is zero. Not in half precision: the difference would be rounding, and is an error.
 ///
 /// # Example
 ///
@@ -128,6 +129,7 @@ where
         lower: W,
     ) -> Result<Box<dyn Progress<X, W>>> {
         self.training.validate()?;
+        full_precision("sama", &lower)?;
         let rule = SamaRule {
             x: Variable::upper(upper, &self.upper)?,
             w: Variable::lower(lower, &self.lower)?,

@@ -6,7 +6,7 @@ use super::differences::second_order;
 use super::joint::{Direction, Directions, Joint, Parts, Point, Settings};
 use super::oracle::Oracle;
 use super::progress::iterate;
-use super::vector::{linear, values, zeros};
+use super::vector::{full_precision, linear, values, zeros};
 use super::{Estimator, Method, Polyak, Progress};
 use crate::solver::{PerVariable, Step, Update};
 use crate::{Bilevel, LowerObjective, Result, UpperObjective};
@@ -29,7 +29,8 @@ use crate::{Bilevel, LowerObjective, Result, UpperObjective};
 /// On finite sums with [`Estimator::Saga`] (then the method is SABA) it converges at constant steps as it does without
 /// noise.
 ///
-/// Memory: `w` and `v`, and the estimator's. Gradients a step: 4 (with STORM 8).
+/// Memory: `w` and `v`, and the estimator's. Gradients a step: 4 (with STORM 8). Not in half precision: the differences
+/// would be rounding, and are an error.
 ///
 /// # Reference
 ///
@@ -89,6 +90,7 @@ where
         upper: X,
         lower: W,
     ) -> Result<Box<dyn Progress<X, W>>> {
+        full_precision("soba", &lower)?;
         let v = zeros(&lower);
         let rule = Joint::new(BySystem, self.0, upper, lower, v)?;
         Ok(iterate(problem, rule))

@@ -2,9 +2,40 @@
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use crate::solver::gradients::widened;
+use crate::{Error, Result};
+
+/// An error where a parameter of `w` is of half precision: for methods that move `w` by less than half precision can
+/// tell, be it a step without a float32 copy or the shift of a difference.
+pub(super) fn full_precision<W: Module>(method: &str, w: &W) -> Result<()> {
+    struct Half(Option<DType>);
+
+    impl ModuleVisitor for Half {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let dtype = param.val().dtype();
+            if matches!(dtype, DType::F16 | DType::BF16) {
+                self.0 = Some(dtype);
+            }
+        }
+    }
+
+    let mut half = Half(None);
+    w.visit(&mut half);
+    let Some(dtype) = half.0 else { return Ok(()) };
+    let given = if dtype == DType::F16 {
+        "float16"
+    } else {
+        "bfloat16"
+    };
+    Err(Error::setting(
+        "float type of the lower variable",
+        format!("{given} under `{method}`"),
+        "float32 or float64",
+        "load the model in float32, or use `ScaleBio`, which keeps float32 copies of what trains",
+    ))
+}
 
 /// `module + factor * direction`, with the parameter ids of `module`, and gradients of its own. Parameters that
 /// are frozen, or that `direction` has no entry for, stay.

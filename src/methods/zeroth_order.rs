@@ -2,14 +2,15 @@
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
+use rand::Rng;
 use rand::rngs::Xoshiro256PlusPlus;
-use rand::{Rng, SeedableRng};
 
 use super::oracle::Oracle;
 use super::penalized::valid_penalty;
 use super::progress::{Rule, iterate};
-use super::vector::linear;
+use super::vector::{full_precision, linear};
 use super::{Method, Progress};
+use crate::sampler::generator;
 use crate::solver::gradients::global_norm;
 use crate::solver::{PerVariable, Step, Update, Variable};
 use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
@@ -34,7 +35,7 @@ use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
 /// Memory: that of inference. Losses are taken on [`valid`](burn::module::Module::valid) modules, without a tape; `z` is
 /// never stored but drawn anew from the seed and the step. Besides `w` and `u` one shifted copy is held. Gradients in
 /// `x` leave `w` without gradients: their tape holds only what follows from `x`. A step takes 6 forward passes and 3
-/// gradients in `x` alone.
+/// gradients in `x` alone. Not in half precision: `e` and the steps would be lost in rounding, and are an error.
 ///
 /// # Reference
 ///
@@ -70,7 +71,8 @@ impl ZerothOrder {
         self
     }
 
-    /// Seed of the directions. Default: 0.
+    /// Seed of the directions. Default: 0. The same seed gives [`Minibatches`](crate::Minibatches) other random numbers, so
+    /// that directions and samples are independent.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -103,6 +105,7 @@ where
                 "1e-3 is the default",
             ));
         }
+        full_precision("zeroth_order", &lower)?;
         let w = Variable::lower(lower, &Update::sgd(self.rate))?.into_module();
         let rule = ByLosses {
             x: Variable::upper(upper, &self.upper)?,
@@ -205,10 +208,10 @@ struct Signs(Xoshiro256PlusPlus);
 
 impl Signs {
     fn new(seed: u64, step: usize) -> Self {
-        // A bijection of the step for every seed, so that no two steps share a direction.
-        let start = Xoshiro256PlusPlus::seed_from_u64(seed).next_u64();
-        let stream = (step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        Self(Xoshiro256PlusPlus::seed_from_u64(start ^ stream))
+        // Minibatches of the same seed must not be drawn from the same numbers: the slope along `z` depends on the
+        // samples, and its product with a `z` that does so too is not the gradient on average.
+        const OF_DIRECTIONS: u64 = 0x7369_676E_7320_6F66;
+        Self(generator(seed ^ OF_DIRECTIONS, step as u64))
     }
 
     /// `module + factor z`, with gradients of its own. Frozen parameters stay.

@@ -8,6 +8,9 @@ use super::linear::{Link, SampleBatch, Samples, ValidationLoss, gradients, one_h
 use super::{Matrix, Table, Vector, normal};
 use crate::{Bilevel, Error, Gradients, LowerObjective, Minibatches, Result, Slot};
 
+/// More different labels than this are measurements; a target a sample and class would fill the memory.
+const MOST_CLASSES: usize = 1000;
+
 /// Regularization selection: the upper variable `x` holds logarithms of regularization strengths, the lower variable `z`
 /// is a linear classifier without bias.
 ///
@@ -78,16 +81,16 @@ impl Regularization {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`] for a training set with fewer than two different labels, for a label that only the validation
-    /// set has, and for a table whose parts do not fit together.
+    /// [`Error::Setting`] for a training set with fewer than two different labels or more than 1,000 (a column of
+    /// measurements), for a label that only the validation set has, and for a table whose parts do not fit together.
     pub fn softmax(training: &Table, validation: &Table) -> Result<Self> {
         let classes = classes(training);
-        if classes.len() < 2 {
+        if !(2..=MOST_CLASSES).contains(&classes.len()) {
             return Err(Error::setting(
                 "training set",
                 format!("a set of {} classes", classes.len()),
-                "a set of at least 2 classes",
-                "use more data, or another column as the label",
+                format!("a set of at least 2 classes and at most {MOST_CLASSES}"),
+                "is this column the label? Use another one as the label, or more data for fewer than 2",
             ));
         }
         Self::new(Link::Softmax, training, validation, &classes)

@@ -1,9 +1,9 @@
 //! Seeded minibatches of a finite sum, with and without replacement, that resume from one number.
 
-use rand::rngs::Xoshiro256PlusPlus;
+use rand::RngExt;
 use rand::seq::SliceRandom;
-use rand::{Rng, RngExt, SeedableRng};
 
+use super::generator;
 use crate::{Error, Result, Slot};
 
 /// In which order [`Minibatches`] draws the samples of a finite sum.
@@ -151,7 +151,7 @@ impl Minibatches {
         let weight = batches as f64 / self.samples as f64;
         let drawn = match self.order {
             Order::Independent => {
-                let mut random = self.random(self.position);
+                let mut random = generator(self.seed, self.position);
                 let pick = |_| random.random_range(0..self.samples);
                 Minibatch {
                     samples: (0..self.batch).map(pick).collect(),
@@ -210,15 +210,8 @@ impl Minibatches {
             return;
         }
         let mut order: Vec<usize> = (0..size).collect();
-        order.shuffle(&mut self.random(epoch));
+        order.shuffle(&mut generator(self.seed, epoch));
         self.current = Some((epoch, order));
-    }
-
-    /// The generator number `stream` of this seed.
-    fn random(&self, stream: u64) -> Xoshiro256PlusPlus {
-        // A bijection of the stream for every seed, so that no two streams are one; `seed_from_u64` spreads the bits.
-        let start = Xoshiro256PlusPlus::seed_from_u64(self.seed).next_u64();
-        Xoshiro256PlusPlus::seed_from_u64(start ^ stream.wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 
     /// Itself without what was computed from the settings.

@@ -5,11 +5,20 @@ mod lisa;
 mod minibatches;
 
 use burn::module::ParamGroup;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{Rng, SeedableRng};
 
 use crate::Result;
 
 pub use lisa::Lisa;
 pub use minibatches::{Minibatch, Minibatches, Order};
+
+/// The generator number `stream` of a seed. Different uses need different seeds.
+pub(crate) fn generator(seed: u64, stream: u64) -> Xoshiro256PlusPlus {
+    // A bijection of the stream for every seed, so that no two streams are one; `seed_from_u64` spreads the bits.
+    let start = Xoshiro256PlusPlus::seed_from_u64(seed).next_u64();
+    Xoshiro256PlusPlus::seed_from_u64(start ^ stream.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+}
 
 /// Chooses the parameters of `w` and `u` that train; the others stand still until the next choice.
 ///

@@ -144,13 +144,12 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "step {}: L1(w) {:.6}, L2(w) {:.6}, L2(u) {:.6}, gap {:.2e}, |hypergradient| {:.2e}",
-            self.index,
-            self.upper_loss,
-            self.lower_loss,
-            self.auxiliary_loss(),
-            self.value_gap(),
-            self.gradient_norms.upper,
-        )
+            "step {}: L1(w) {:.6}, L2(w) {:.6}",
+            self.index, self.upper_loss, self.lower_loss,
+        )?;
+        if let Some(loss) = self.auxiliary_loss {
+            write!(f, ", L2(u) {loss:.6}, gap {:.2e}", self.value_gap())?;
+        }
+        write!(f, ", |hypergradient| {:.2e}", self.gradient_norms.upper)
     }
 }

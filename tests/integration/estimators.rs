@@ -58,7 +58,7 @@ impl Sum {
     fn slot_of(&self, index: usize) -> Option<Slot> {
         self.slots.then_some(Slot {
             index,
-            of: self.terms.len(),
+            of: self.terms.len() + 1, // The mean of all counts as one.
         })
     }
 }
@@ -309,6 +309,15 @@ fn what_an_estimator_cannot_do_is_an_error() {
             );
             assert!(text.contains("Order::FixedBatches"), "{text}");
         }
+    }
+    // A term that there is not.
+    for method in METHODS {
+        let text = method(Estimator::Saga, sums(&[TERMS + 1])).next();
+        let text = text.unwrap().unwrap_err().to_string();
+        assert!(
+            text.contains(&format!("term {0} of {0}", TERMS + 1)),
+            "{text}"
+        );
     }
     let start = |method: Soba| {
         method

@@ -120,6 +120,12 @@ fn bilevel_bench_writes_tables_and_a_page_of_its_own() {
     for outside in ["src=", "@import", "url(", "<script", "href=\"http"] {
         assert!(!page.contains(outside), "{outside}");
     }
+    let underscored = ["--methods", "no_u", "--budget", "10"];
+    let text = printed(&example(
+        "bilevel_bench",
+        &[&["--out", out], &underscored[..]].concat(),
+    ));
+    assert!(text.contains(" no-u "), "{text}");
     let unknown = example(
         "bilevel_bench",
         &[&short[..], &["--methods", "newton"]].concat(),

@@ -39,7 +39,7 @@ impl ModuleVisitor for Walk {
     }
 }
 
-fn bits(model: &CausalLm) -> Vec<(String, Vec<u32>)> {
+pub fn bits(model: &CausalLm) -> Vec<(String, Vec<u32>)> {
     let mut walk = Walk {
         read: true,
         ..Walk::default()
@@ -85,7 +85,7 @@ fn small_on(device: &Device) -> CausalLm {
         .into()
 }
 
-fn source(name: &str, step: u32) -> Source {
+pub fn source(name: &str, step: u32) -> Source {
     let sample = |start: u32| Sample {
         ids: (0..8).map(|i| (start + i * step) % 20).collect(),
         learned: vec![true; 8],

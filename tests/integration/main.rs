@@ -14,6 +14,7 @@ mod estimators;
 mod failures;
 mod layers;
 mod masters;
+mod methods_models;
 mod methods_points;
 mod methods_promises;
 mod minibatches;

@@ -74,12 +74,12 @@ fn golden_traces_are_met() {
 
 /// BOME: from some 250 iterations on, `lam` is so large that the step of `z` is unstable, and rounding grows to an
 /// oscillation of period two. numpy, asked to divide before it subtracts in `lam`, is 5e-3 off its own recorded run
-/// at iterations 500 and 1000; so that is all these rows can say.
+/// at iterations 500 and 1000. The order of operations here is 1e-4 off: see docs/theory.md, section 6.
 #[test]
 fn the_golden_trace_of_bome_is_met_as_long_as_it_is_stable() {
     let rows = simulated("bome", 1000, &[]);
     assert_golden("bome", &rows, 0..=200, 1e-6);
-    assert_golden("bome", &rows, 500..=1000, 1e-2);
+    assert_golden("bome", &rows, 500..=1000, 1e-3);
 }
 
 /// The options mean what the example says: with those of a recorded run, `penalty` and `f2sa` reproduce it.
@@ -97,6 +97,79 @@ fn any_setting_can_be_asked_for() {
     let more = ["--alpha", "1", "--inner-steps", "10", "--growth", "0.01"];
     let f2sa = simulated("f2sa", 100, &[&rates[..], &more].concat());
     assert_golden("f2sa", &f2sa, 0..=100, 1e-6);
+}
+
+/// A flag that a method does not have is refused by name, with those that it has; names are taken in both spellings.
+#[test]
+fn flags_that_a_method_lacks_are_refused() {
+    for (method, flag, value, has) in [
+        (
+            "soba",
+            "--alpha",
+            "10",
+            "--lr-u, --lr-w, --lr-x, --estimator",
+        ),
+        ("bome", "--lr-u", "0.1", "--lr-w, --lr-x"),
+        ("sama", "--alpha", "10", "--lr-w, --lr-x"),
+        ("no-u", "--lr-u", "0.1", "--alpha, --lr-w, --lr-x"),
+        ("bda", "--alpha", "10", "--lr-u, --lr-w, --lr-x"),
+        ("penalty", "--inner-steps", "3", "--alpha, --lr-u"),
+        ("penalty", "--growth", "1", "--alpha, --lr-u"),
+        ("f2sa", "--estimator", "saga", "--inner-steps, --growth"),
+        ("penalized", "--lr-u", "0.1", "--alpha, --lr-w"),
+        ("zeroth-order", "--lr-u", "0.1", "--alpha, --lr-w"),
+    ] {
+        let output = example("simulated", &["--method", method, flag, value]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && output.stdout.is_empty(),
+            "{method} {flag}"
+        );
+        let name = method.replace('-', "_");
+        assert!(
+            error.contains(&format!("{name} has no {flag}")) && error.contains(has),
+            "{error}"
+        );
+    }
+    for names in [["no_u", "no-u"], ["zeroth_order", "zeroth-order"]] {
+        let [one, other] = names.map(|name| simulated(name, 3, &[]));
+        assert_eq!(one, other, "{names:?}");
+    }
+}
+
+/// The rate of SOBA's linear system is its own.
+#[test]
+fn soba_takes_a_rate_of_its_system() {
+    let [plain, same, other] =
+        [&[][..], &["--lr-u", "0.1"], &["--lr-u", "0.05"]].map(|more| simulated("soba", 10, more));
+    assert_eq!(plain, same);
+    assert_ne!(plain, other);
+}
+
+/// A run that diverges prints what there is, says in words what happened, and fails.
+#[test]
+fn a_run_that_diverges_keeps_its_rows() {
+    let output = example(
+        "simulated",
+        &[
+            "--method",
+            "penalty",
+            "--lr-w",
+            "10",
+            "--iterations",
+            "2000",
+        ],
+    );
+    assert!(!output.status.success());
+    let rows = rows(&serde_json::from_slice(&output.stdout).unwrap());
+    assert!(rows.len() > 2 && rows.len() < 2000, "{}", rows.len());
+    assert!(rows.iter().all(|row| row.len() == 4));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.starts_with("error: ") && error.contains("step"),
+        "{error}"
+    );
+    assert!(!error.contains("NonFinite"), "{error}");
 }
 
 /// Every method runs at its defaults and gets closer to the solution; those that know no bias get close.

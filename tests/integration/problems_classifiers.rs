@@ -264,6 +264,10 @@ fn starts_are_those_of_the_benchmark() {
 #[test]
 fn data_that_do_not_fit_are_refused() {
     let two = table(1, 6, 2, &[0.0, 1.0]);
+    let measured = |labels: usize| {
+        let labels: Vec<f64> = (0..labels).map(|label| label as f64 / 7.0).collect();
+        table(1, labels.len(), 2, &labels)
+    };
     let cases = [
         (
             Regularization::logistic(&table(1, 6, 2, &[1.0, 2.0, 3.0]), &two),
@@ -276,6 +280,14 @@ fn data_that_do_not_fit_are_refused() {
         (
             Regularization::softmax(&table(1, 6, 2, &[1.0]), &two),
             "at least 2",
+        ),
+        (
+            Regularization::softmax(&measured(1001), &two),
+            "a set of 1001 classes, but must be a set of at least 2 classes and at most 1000",
+        ),
+        (
+            Regularization::softmax(&measured(1001), &two),
+            "is this column the label?",
         ),
         (
             Regularization::softmax(&two, &table(1, 6, 2, &[0.0, 4.0])),

@@ -6,10 +6,11 @@ use std::rc::Rc;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use scalebio::methods::{Method, ZerothOrder};
-use scalebio::{Bilevel, Error, Update};
+use scalebio::{Bilevel, Error, Minibatches, Order, Update};
 
 use crate::zoo::{
-    Vector, bits, devices, flex, largest_difference, softmax_of, three_sources, values, vector,
+    Drawn, Vector, bits, devices, flex, largest_difference, softmax_of, three_sources, values,
+    vector,
 };
 
 fn method() -> ZerothOrder {
@@ -69,6 +70,34 @@ fn directions_follow_from_the_seed() {
             [run.upper(), run.lower()].map(|v| bits(&values(v.val())))
         );
     }
+}
+
+/// Directions are independent of samples drawn by the same seed: over many steps `s z` averages to the gradient, also where
+/// the sample decides the sign of the slope.
+#[test]
+fn directions_and_minibatches_of_one_seed_are_independent() {
+    const STEPS: usize = 4000;
+    let size = 64; // As many as there are bits of the generator's first number.
+    // Gradients of the four samples: their mean is 0.
+    let slopes = [1.0, -1.0, -1.0, 1.0];
+    let mut batches = Minibatches::new(4, 1).order(Order::Independent);
+    let lower = Drawn::new(
+        move || Ok(batches.draw()?.samples),
+        move |_: &Vector, w: &Vector, sample: &usize| w.val().sum() * slopes[*sample],
+    );
+    let upper = |_: &Vector, w: &Vector| w.val().sum() * 0.0;
+    let (x, w) = (vector(&[0.0], &flex()), vector(&vec![0.0; size], &flex()));
+    let rate = 1e-3;
+    let mut run = ZerothOrder::new(1.0, Update::sgd(0.1), rate)
+        .start(Bilevel { upper, lower }, x, w)
+        .unwrap();
+    for step in run.by_ref().take(STEPS) {
+        step.unwrap();
+    }
+    let means = values(run.lower().val()).into_iter();
+    // Of standard deviation sqrt(64 / 4000) = .13; with one stream for both, some are 1.
+    let largest = means.fold(0.0_f64, |most, w| most.max(w.abs() / (rate * STEPS as f64)));
+    assert!(largest < 0.6, "{largest}");
 }
 
 /// Each step moves all entries of `w` by the same length along signs, and no two steps by the same signs.

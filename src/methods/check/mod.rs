@@ -36,7 +36,9 @@ pub use report::{Comparison, HypergradientReport};
 ///
 /// A difference steps by `eps^(1/3) max(1, |entry|)`, where `eps` is the precision of the coarsest float type of the
 /// variables. Sound gradients of a well-conditioned problem differ by about 1e-8 in float64 and 1e-3 in float32. A
-/// gradient below `1e4 eps^(2/3)` of its loss counts as zero: its differences are rounding (float64: 4e-7).
+/// gradient below `1e4 eps^(2/3)` of its loss counts as zero: its differences are rounding. That is 4e-7 of the loss in
+/// float64, but a quarter of it in float32: there a fault is only seen in a gradient that is larger. Check in float64
+/// where the objectives allow it.
 ///
 /// # Cost
 ///
