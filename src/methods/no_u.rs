@@ -26,6 +26,8 @@ use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
 ///
 /// **Bias.** The dropped term pushes `x` away from where the training loss is easy to minimize; without it `x` goes there,
 /// and more so the larger `alpha` is. Source weights go to the sources of the smallest loss: in the end to one of them.
+/// Worse, `F + alpha G` need not be bounded below in `(x, w)` even where `G(x, .)` is strongly convex: on the benchmark
+/// problem `simulated` the run goes to infinity (docs/theory.md, section 6).
 /// There is no bias where the smallest training loss does not depend on `x`, for instance where `w` can fit
 /// everything to a loss of zero.
 ///
