@@ -8,7 +8,8 @@
 //! Without `--batch` there is no noise. Prints one JSON array with a row `[iteration, |grad h|^2, h - h*, |z* - z|^2]` for every iteration from 0, where `z`
 //! is the lower variable. Defaults are those of `tests/fixtures/simulated/golden.json` where it has the method.
 
-use std::path::Path;
+#[path = "common/simulated.rs"]
+mod data;
 
 use clap::{Parser, ValueEnum};
 use scalebio::burn::tensor::Device;
@@ -177,8 +178,7 @@ impl Arguments {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
-    let data = "tests/fixtures/simulated/problem.safetensors";
-    let simulated = Simulated::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(data))?;
+    let simulated = data::read()?;
     let device = Device::flex().autodiff();
     let (x, z) = simulated.start(&device);
     let problem = arguments.problem(&simulated, &device)?;
