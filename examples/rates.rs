@@ -5,9 +5,11 @@
 //! cargo run --release --example rates
 //! ```
 //!
-//! Prints a table, writes figures to `docs/figures`, and ends with an error if a promise does not hold or a planted
+//! Prints a table, writes figures to `runs/rates` (those of docs/theory.md: `-- --out docs/figures`), and ends with an error if a promise does not hold or a planted
 //! fault goes unnoticed.
 
+#[path = "common/simulated.rs"]
+mod data;
 #[path = "common/plot.rs"]
 mod plot;
 
@@ -40,7 +42,7 @@ struct Arguments {
     #[arg(long, default_value_t = 64)]
     batch: usize,
     /// Folder of the figures.
-    #[arg(long, default_value = "docs/figures")]
+    #[arg(long, default_value = "runs/rates")]
     out: PathBuf,
 }
 
@@ -321,10 +323,9 @@ fn report_bias(simulated: &Simulated, out: &Path) -> Done<bool> {
 
 fn main() -> Done<()> {
     let arguments = Arguments::parse();
+    let simulated = data::read()?;
     let out = &arguments.out;
     std::fs::create_dir_all(out)?;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let simulated = Simulated::read(root.join("tests/fixtures/simulated/problem.safetensors"))?;
     let device = Device::flex().autodiff();
 
     let exact = |regime| {

@@ -10,7 +10,9 @@
 //! `tests/fixtures/simulated/golden.json` where it has the method. A run that diverges prints the rows up to there, says
 //! so on standard error, and fails.
 
-use std::path::Path;
+#[path = "common/simulated.rs"]
+mod data;
+
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
@@ -252,8 +254,7 @@ type Row = (usize, f64, f64, f64);
 
 fn run(arguments: &Arguments, rows: &mut Vec<Row>) -> Result<(), Box<dyn std::error::Error>> {
     arguments.check()?;
-    let data = "tests/fixtures/simulated/problem.safetensors";
-    let simulated = Simulated::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(data))?;
+    let simulated = data::read()?;
     let device = Device::flex().autodiff();
     let (x, z) = simulated.start(&device);
     let problem = arguments.problem(&simulated, &device)?;

@@ -61,10 +61,11 @@
 //!
 //! # Features
 //!
-//! * `flex` (default): the CPU device that Burn recommends; pure Rust. Nothing runs without some device.
-//! * `llm` (default): language models, tokenizers, text and training. Adds `tokenizers`, `safetensors`, `serde_json`.
-//!   Without it the crate is the solver and the source weights.
-//! * `problems`: classical bilevel problems and readers of their data. Adds `csv`, `flate2`, `safetensors`.
+//! * `flex` (default): the CPU device that Burn recommends; pure Rust. Nothing runs without some device. Brings fused kernels
+//!   for language models, with `gemm`, `pulp` and `rayon`.
+//! * `llm` (default): language models, tokenizers, text and training. Adds `tokenizers`, `safetensors`, `serde_json`, `minijinja`.
+//!   Without it the crate is the solver, methods, samplers and source weights.
+//! * `problems`: classical bilevel problems and readers of their data. Adds `csv-core`, `flate2`, `safetensors`.
 //! * `ndarray`: Burn's older CPU device. `wgpu`, `vulkan`, `metal`, `webgpu`, `cuda`: GPUs.
 //!
 //! # Scope

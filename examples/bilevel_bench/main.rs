@@ -9,6 +9,8 @@
 //! `results.csv` (a row a logged iteration), `methods.csv` (hyper-parameters), a figure a problem, and `index.html`, one
 //! page with curves per iteration, per gradient and per second that needs nothing else to be read.
 
+#[path = "../common/simulated.rs"]
+mod data;
 mod methods;
 mod page;
 #[path = "../common/plot.rs"]

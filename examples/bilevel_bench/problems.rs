@@ -1,15 +1,15 @@
 //! The problems, each with its exact hypergradient, and the loop that is the same for all of them.
 
 use std::error::Error;
-use std::path::Path;
 use std::time::Instant;
 
 use scalebio::burn::tensor::activation::softmax;
 use scalebio::burn::tensor::{DType, Device, Tensor};
-use scalebio::problems::{Simulated, Vector};
+use scalebio::problems::Vector;
 use scalebio::{Bilevel, LowerObjective, Minibatches, Order, UpperObjective};
 
 use crate::Arguments;
+use crate::data;
 use crate::methods::{Entry, Scale, all};
 use crate::record::{Comparison, Point, Trace};
 
@@ -33,8 +33,7 @@ const LOGGED: usize = 100;
 struct Start<F, G>(Bilevel<F, G>, Vector, Vector);
 
 fn simulated(arguments: &Arguments, noisy: bool) -> Done<Comparison> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let simulated = Simulated::read(root.join("tests/fixtures/simulated/problem.safetensors"))?;
+    let simulated = data::read()?;
     let device = Device::flex().autodiff();
     let solution = simulated.solution();
     let entries = solution.len();
