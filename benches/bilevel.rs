@@ -18,9 +18,9 @@ use scalebio::{Lisa, ScaleBio, Update};
 
 #[derive(Parser)]
 struct Options {
-    /// Checkpoint folder.
+    /// Checkpoint folder; nothing is measured without it.
     #[arg(long)]
-    model: PathBuf,
+    model: Option<PathBuf>,
     /// Samples of a draw, of training and of validation each.
     #[arg(long, default_value_t = 8)]
     batch: usize,
@@ -42,6 +42,9 @@ struct Options {
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
+    /// Given by continuous integration, which only wants to know that benches run.
+    #[arg(long, hide = true)]
+    test: bool,
 }
 
 /// Sequences that count in steps of `stride`, so that there is something to learn.
@@ -106,8 +109,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{}", serde_json::json!({ "seconds": matmuls(sizes)? }));
         return Ok(());
     }
+    let Some(folder) = options.model.filter(|_| !options.test) else {
+        println!(
+            "nothing to measure: benches/pytorch/compare.py gives the `--model` of both sides"
+        );
+        return Ok(());
+    };
     let device = Device::flex().autodiff();
-    let model = CausalLm::from_pretrained(&options.model, &device)?;
+    let model = CausalLm::from_pretrained(folder, &device)?;
     let loaded = status("VmRSS:")?;
 
     let source = |name, stride| source(name, stride, model.vocabulary_size(), options.length);
