@@ -96,6 +96,7 @@ mod error;
 #[cfg(feature = "llm")]
 mod files;
 #[cfg(feature = "flex")]
+// Without language models only AdamW and the gradient norm use kernels.
 #[cfg_attr(not(feature = "llm"), allow(dead_code, unused_imports))]
 mod kernels;
 pub mod methods;

@@ -8,6 +8,7 @@ use crate::kernels;
 
 /// AdamW as Burn computes it, with Burn's state; where there is a kernel, in place and without temporaries.
 #[derive(Clone)]
+// The numbers are for the kernel; without one, `plain` has its own.
 #[cfg_attr(not(feature = "flex"), allow(dead_code))]
 pub(super) struct AdamW {
     plain: optim::AdamW,
