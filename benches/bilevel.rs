@@ -12,7 +12,7 @@ use std::time::Instant;
 use clap::Parser;
 use scalebio::burn::tensor::{Device, Tensor};
 use scalebio::data::{Sample, Source};
-use scalebio::models::CausalLm;
+use scalebio::models::{CausalLm, Differentiation};
 use scalebio::reweight::{self, Draws, SourceWeights, TokenSources};
 use scalebio::{Lisa, ScaleBio, Update};
 
@@ -33,6 +33,12 @@ struct Options {
     /// Blocks that train at a time; all without it.
     #[arg(long)]
     lisa: Option<usize>,
+    /// Under LISA, freeze what lies outside the blocks.
+    #[arg(long, requires = "lisa")]
+    freeze_others: bool,
+    /// Compute gradients on one tape instead of block by block.
+    #[arg(long)]
+    plain: bool,
     /// Compute the gradients of u and w at the same time.
     #[arg(long)]
     parallel: bool,
@@ -117,6 +123,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let device = Device::flex().autodiff();
     let model = CausalLm::from_pretrained(folder, &device)?;
+    let model = match options.plain {
+        true => model.with_differentiation(Differentiation::Plain),
+        false => model,
+    };
     let loaded = status("VmRSS:")?;
 
     let source = |name, stride| source(name, stride, model.vocabulary_size(), options.length);
@@ -129,7 +139,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let weights = SourceWeights::uniform(["ones", "threes"], &device)?;
     let mut method = ScaleBio::new(Update::adamw(1e-2), Update::adamw(1e-4));
     if let Some(active) = options.lisa {
-        method = method.layers(Lisa::over(&model, &model.blocks_path())?.active(active));
+        let lisa = Lisa::over(&model, &model.blocks_path())?.active(active);
+        method = method.layers(match options.freeze_others {
+            true => lisa.freeze_others(),
+            false => lisa,
+        });
     }
     let mut run = method.start(problem, weights, model)?;
     if options.parallel {

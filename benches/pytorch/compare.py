@@ -57,6 +57,7 @@ def main():
     parser.add_argument("--shape", choices=SETTINGS, default="gpt-256x4")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side")
     parser.add_argument("--steps", type=int, default=10, help="measured steps a run")
+    parser.add_argument("--freeze-others", action="store_true", help="under LISA, freeze what lies outside the blocks")
     parser.add_argument("--threads", type=int, default=2, help="threads of each side")
     options = parser.parse_args()
 
@@ -65,6 +66,7 @@ def main():
     if not model.exists():
         subprocess.run([*step, "--make", options.shape], check=True)
     settings = [*SETTINGS[options.shape], "--steps", str(options.steps)]
+    settings += ["--freeze-others"] * options.freeze_others
     sides = {"scalebio": [binary(), "--model", str(model), *settings], "pytorch": [*step, *settings]}
     get = lambda name: int(settings[settings.index(name) + 1]) if name in settings else None
     products = json.dumps(matmuls(model, get("--batch"), get("--length"), get("--lisa")))

@@ -76,7 +76,7 @@ def run(options):
     active = {}
     if options.lisa:
         for name, model in (("w", w), ("u", u)):
-            model.requires_grad_(True)
+            model.requires_grad_(not options.freeze_others)
             drawn = random.sample(range(len(blocks(model))), options.lisa)
             for index, block in enumerate(blocks(model)):
                 block.requires_grad_(index in drawn)
@@ -153,6 +153,7 @@ if __name__ == "__main__":
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--lisa", type=int)
+    parser.add_argument("--freeze-others", action="store_true", help="under LISA, freeze what lies outside the blocks")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--matmuls", type=json.loads)
     options = parser.parse_args()

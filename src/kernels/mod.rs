@@ -12,6 +12,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod head;
 mod linear;
 mod loss;
 mod math;
@@ -34,6 +35,7 @@ use burn::tensor::{DType, Shape, Tensor, TensorData};
 pub(crate) use activation::{Curve, curve, gated};
 pub(crate) use adamw::{AdamW, adamw};
 pub(crate) use attention::{attention, merged_attention};
+pub(crate) use head::Head;
 pub(crate) use linear::linear;
 pub(crate) use loss::cross_entropy;
 pub(crate) use norm::{layer_norm, rms_norm};

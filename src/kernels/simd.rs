@@ -104,6 +104,19 @@ pub(super) fn change_rows(numbers: &mut [f32], width: usize, f: impl Fn(usize, &
     pieces.for_each(|(index, piece)| f(index * rows, piece));
 }
 
+/// [`change_rows`] with a number of each row in a second slice.
+pub(super) fn change_rows_and(
+    numbers: &mut [f32],
+    width: usize,
+    others: &mut [f32],
+    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) {
+    let rows = rows_of_piece(width);
+    let pieces = numbers.par_chunks_mut(rows * width.max(1));
+    let pieces = pieces.zip(others.par_chunks_mut(rows)).enumerate();
+    pieces.for_each(|(index, (a, b))| f(index * rows, a, b));
+}
+
 /// Calls `f` for the pieces of two slices of the same length, with the first index of each.
 pub(super) fn change_both(
     [first, second]: [&mut [f32]; 2],

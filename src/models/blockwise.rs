@@ -6,6 +6,8 @@
 //! only pass it on, and below the lowest active block nothing is computed again. The price is one more forward pass over
 //! the blocks from there on. A large batch goes through a block some samples at a time.
 //!
+//! Where memory allows, the uppermost blocks run on their tapes the first time, and need not run again.
+//!
 //! Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016).
 
 use std::ops::Range;
@@ -28,7 +30,8 @@ const TAPE_BYTES: usize = 32 << 20;
 /// A tape of fewer rows is not worth a smaller one: matmuls get slower.
 const FEWEST_ROWS: usize = 256;
 
-/// The loss of each sample, and the gradient of `sum_j factor_j loss_j` in the parameters that require one.
+/// The loss of each sample, and the gradient of `sum_j factor_j loss_j` in the parameters that require one. The tapes of
+/// the uppermost `kept` blocks are kept from the first pass.
 ///
 /// # Shapes
 /// - `ids`, `mask`, `labels` `[batch, length]`
@@ -39,6 +42,7 @@ pub(super) fn differentiate(
     mask: Tensor<2, Int>,
     labels: Tensor<2, Int>,
     factors: &[f64],
+    kept: usize,
 ) -> (Vec<f64>, GradientsParams) {
     let mut gradients = GradientsParams::new();
     let targets = Targets::of(&labels);
@@ -54,53 +58,122 @@ pub(super) fn differentiate(
         vectors = vectors.require_grad();
     }
     let embedded = taped.first(vectors.clone(), 0);
-    let parts = Part::of(fixed, mask.inner(), &embedded);
-    let mut x = split(embedded.clone().inner(), &parts);
-    let embedded = Some(embedded).filter(Tensor::is_tracked);
-    let lowest = match embedded {
-        Some(_) => 0,
-        None => active.lowest.unwrap_or(taped.blocks()),
+    let lowest = match embedded.is_tracked() {
+        true => 0,
+        false => active.lowest.unwrap_or(taped.blocks()),
     };
-    let mut inputs = Vec::new();
-    for index in 0..taped.blocks() {
-        if index >= lowest {
-            inputs.push(x.clone());
-        }
-        let run = |(x, part): (_, &Part)| fixed.block(index, x, &part.shared, None);
-        x = x.into_iter().zip(&parts).map(run).collect();
-    }
-
-    let below = embedded.is_some() || lowest < taped.blocks();
-    let x = Tensor::cat(x, 0);
+    let first_kept = taped.blocks().saturating_sub(kept).max(lowest);
+    // If all tapes are kept, parts would all be in memory at the same time.
+    let whole = first_kept == lowest && lowest < taped.blocks();
+    let pass = Pass {
+        model,
+        fixed,
+        parts: Part::of(fixed, mask.inner(), &embedded, whole),
+        lowest,
+        first_kept,
+        below: embedded.is_tracked(),
+    };
+    let (x, kept) = pass.up(embedded.clone().inner());
+    let below = pass.below || lowest < taped.blocks();
     let (losses, of_x) = top(model, &mut gradients, x, &targets, factors, below);
-    let Some(of_x) = of_x else {
-        return (losses, gradients);
-    };
-    let mut of_x = split(of_x, &parts);
-    for index in (lowest..taped.blocks()).rev() {
-        let Some(inputs) = inputs.pop() else { break };
-        let further = index > lowest || embedded.is_some();
-        let mut of_inputs = Vec::new();
-        for ((input, of_output), part) in inputs.into_iter().zip(of_x).zip(&parts) {
-            let input = input.autodiff().set_require_grad(further);
-            let output = taped.block(index, input.clone(), &part.shared, None);
-            let mut found = pull_back(output, of_output);
-            collect(model, &mut found, &mut gradients);
-            of_inputs.extend(input.grad_remove(&mut found));
-        }
-        if !further {
-            return (losses, gradients);
-        }
-        of_x = of_inputs;
-    }
-    if let Some(embedded) = embedded {
-        let mut found = pull_back(embedded, Tensor::cat(of_x, 0));
+    let embedded = Some(embedded).filter(Tensor::is_tracked);
+    let of_x = of_x.and_then(|of_x| pass.down(of_x, kept, &mut gradients));
+    if let (Some(embedded), Some(of_x)) = (embedded, of_x) {
+        let mut found = pull_back(embedded, of_x);
         collect(model, &mut found, &mut gradients);
         if let Some(gradient) = vectors.grad_remove(&mut found) {
             add_rows(&mut gradients, table, ids, gradient, taped.padding());
         }
     }
     (losses, gradients)
+}
+
+/// A pass through the blocks, bottom up and then top down.
+struct Pass<'a> {
+    model: &'a CausalLm,
+    /// The model without a tape.
+    fixed: &'a dyn Network,
+    parts: Vec<Part>,
+    /// The lowest block that is differentiated.
+    lowest: usize,
+    /// The lowest block whose tape is kept on the way up.
+    first_kept: usize,
+    /// Whether something below the blocks needs a gradient.
+    below: bool,
+}
+
+/// What is kept of a block on the way up, for some samples.
+enum Kept {
+    Input(Tensor<2>),
+    Tape(Taped),
+}
+
+/// What a block has computed, on a tape of its own.
+struct Taped {
+    input: Tensor<2>,
+    output: Tensor<2>,
+}
+
+impl Pass<'_> {
+    /// The last block's output, and what is kept of each block from the lowest that is differentiated on, part by part.
+    fn up(&self, x: Tensor<2>) -> (Tensor<2>, Vec<Vec<Kept>>) {
+        let mut x = split(x, &self.parts);
+        let mut stack = Vec::new();
+        for index in 0..self.fixed.blocks() {
+            let mut level = Vec::new();
+            let run = |(input, part): (Tensor<2>, &Part)| {
+                if index >= self.first_kept {
+                    let tape = self.on_tape(index, input, part);
+                    let output = tape.output.clone().inner();
+                    level.push(Kept::Tape(tape));
+                    return output;
+                }
+                if index >= self.lowest {
+                    level.push(Kept::Input(input.clone()));
+                }
+                self.fixed.block(index, input, &part.shared, None)
+            };
+            x = x.into_iter().zip(&self.parts).map(run).collect();
+            if index >= self.lowest {
+                stack.push(level);
+            }
+        }
+        (Tensor::cat(x, 0), stack)
+    }
+
+    /// The gradient in the first block's input from that in the last one's output, if something below needs it; those of
+    /// the blocks are collected. Tapes that were not kept are made again, one part's at a time.
+    fn down(
+        &self,
+        of_x: Tensor<2>,
+        mut stack: Vec<Vec<Kept>>,
+        gradients: &mut GradientsParams,
+    ) -> Option<Tensor<2>> {
+        let mut of_x = split(of_x, &self.parts);
+        for index in (self.lowest..self.fixed.blocks()).rev() {
+            let level = stack.pop()?;
+            let mut of_inputs = Vec::new();
+            for ((kept, part), of_output) in level.into_iter().zip(&self.parts).zip(of_x) {
+                let Taped { input, output } = match kept {
+                    Kept::Tape(tape) => tape,
+                    Kept::Input(input) => self.on_tape(index, input, part),
+                };
+                let mut found = pull_back(output, of_output);
+                collect(self.model, &mut found, gradients);
+                of_inputs.extend(input.grad_remove(&mut found));
+            }
+            of_x = of_inputs;
+        }
+        self.below.then(|| Tensor::cat(of_x, 0))
+    }
+
+    fn on_tape(&self, index: usize, input: Tensor<2>, part: &Part) -> Taped {
+        let further = index > self.lowest || self.below;
+        let input = input.autodiff().set_require_grad(further);
+        let network = self.model.network();
+        let output = network.block(index, input.clone(), &part.shared, None);
+        Taped { input, output }
+    }
 }
 
 /// Some samples of a batch, which go through the blocks together. Samples meet in the head's sums only, so that a block's
@@ -112,10 +185,13 @@ struct Part {
 }
 
 impl Part {
-    /// The parts of a batch with the mask `[batch, length]` and hidden states `x`.
-    fn of(network: &dyn Network, mask: Tensor<2, Int>, x: &Tensor<2>) -> Vec<Self> {
+    /// The parts of a batch with the mask `[batch, length]` and hidden states `x`; or all of it as the only one.
+    fn of(network: &dyn Network, mask: Tensor<2, Int>, x: &Tensor<2>, whole: bool) -> Vec<Self> {
         let ([batch, length], [_, width]) = (mask.dims(), x.dims());
-        let samples = samples_at_a_time(batch, length, width);
+        let samples = match whole {
+            true => batch.max(1),
+            false => samples_at_a_time(batch, length, width),
+        };
         let part = |start: usize| {
             let count = samples.min(batch - start);
             let mask = mask.clone().narrow(0, start, count);
@@ -136,6 +212,13 @@ pub(super) fn samples_at_a_time(batch: usize, length: usize, width: usize) -> us
     let rows = (TAPE_BYTES / bytes).max(FEWEST_ROWS);
     let groups = batch.div_ceil((rows / length.max(1)).max(1));
     batch.div_ceil(groups.max(1)).max(1)
+}
+
+/// How many blocks' tapes take no more memory than the gradient and the two moments of what trains outside the blocks:
+/// `outside` parameters. A tape holds about what a block's matrices put out, `outputs` numbers of so many bytes a row.
+pub(super) fn tapes_kept(outside: usize, outputs: usize, number: usize, rows: usize) -> usize {
+    let budget = 3 * size_of::<f32>() * outside;
+    budget / (rows * outputs * number).max(1)
 }
 
 /// The rows of each part.
@@ -249,6 +332,8 @@ pub(super) struct Active {
     pub lowest: Option<usize>,
     /// Whether some parameter of the model requires none.
     pub frozen: bool,
+    /// Number of parameters outside the blocks that have one.
+    pub outside: usize,
 }
 
 impl Active {
@@ -270,7 +355,11 @@ impl Active {
             }
 
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let Active { lowest, frozen } = &mut self.active;
+                let Active {
+                    lowest,
+                    frozen,
+                    outside,
+                } = &mut self.active;
                 if !param.is_require_grad() {
                     *frozen = true;
                     return;
@@ -278,8 +367,11 @@ impl Active {
                 let path = self.path.join(".");
                 let inside = path.strip_prefix(&self.blocks);
                 let index = inside.and_then(|rest| rest.split('.').next()?.parse().ok());
-                if let Some(index) = index {
-                    *lowest = Some(lowest.map_or(index, |lowest: usize| lowest.min(index)));
+                match index {
+                    Some(index) => {
+                        *lowest = Some(lowest.map_or(index, |lowest: usize| lowest.min(index)));
+                    }
+                    None => *outside += param.lazy_shape().num_elements(),
                 }
             }
         }
@@ -291,5 +383,74 @@ impl Active {
         };
         model.visit(&mut walk);
         walk.active
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use burn::module::ParamGroup;
+    use burn::tensor::{Device, TensorData};
+
+    use super::super::Gpt2Config;
+    use super::*;
+
+    /// However many tapes are kept, losses and gradients are those of none kept.
+    #[test]
+    fn kept_tapes_change_nothing() {
+        struct Numbers<'a>(&'a GradientsParams, Vec<f64>);
+
+        impl ModuleVisitor for Numbers<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                if let Some(gradient) = self.0.get::<D>(param.id) {
+                    self.1.extend(gradient.into_data().iter::<f64>());
+                }
+            }
+        }
+
+        let device = Device::flex().autodiff();
+        // Long enough to go through the blocks in two parts, unless all tapes are kept.
+        let (batch, length, blocks) = (2, 300, 4);
+        let model = CausalLm::from(
+            Gpt2Config::new(20, length, 64, blocks, 2)
+                .init(0, &device)
+                .unwrap(),
+        );
+        let data = |f: fn(usize) -> i64| {
+            let values: Vec<i64> = (0..batch * length).map(f).collect();
+            Tensor::<2, Int>::from_data(TensorData::new(values, [batch, length]), &device)
+        };
+        let (ids, mask) = (data(|i| (i * i % 20) as i64), data(|_| 1));
+        for frozen in [None, Some(1), Some(blocks)] {
+            let (model, mut active) = (model.clone(), Active::of(&model));
+            // Blocks below this one count as frozen.
+            let model = match frozen {
+                None => model,
+                Some(lowest) => {
+                    active.lowest = Some(lowest).filter(|&lowest| lowest < blocks);
+                    let paths = (lowest..blocks).map(|i| format!("blocks.{i}."));
+                    let group = ParamGroup::from_any_predicates(paths.collect::<Vec<_>>());
+                    model.no_grad().set_require_grad_group(group, true)
+                }
+            };
+            let by = |kept| {
+                let (ids, mask) = (ids.clone(), mask.clone());
+                let labels = ids.clone();
+                let (losses, gradients) =
+                    differentiate(&model, &active, ids, mask, labels, &[0.3, -2.0], kept);
+                let mut numbers = Numbers(&gradients, losses);
+                model.visit(&mut numbers);
+                numbers.1
+            };
+            let expected = by(0);
+            let scale = expected.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+            for kept in 1..=blocks + 1 {
+                let found = by(kept);
+                assert_eq!(found.len(), expected.len());
+                let close = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-5 * scale;
+                assert!(found.iter().zip(&expected).all(close), "{frozen:?}, {kept}");
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use burn::{
 use serde_json::{Map, Value};
 
 use super::{
-    blockwise::{self, Active},
+    blockwise::{self, Active, tapes_kept},
     dtype::{Dtype, cast},
     gemma2::{Gemma2, Gemma2Config},
     gpt_neox::{GptNeox, GptNeoxConfig},
@@ -21,6 +21,7 @@ use super::{
     random::Draw,
     saving,
     settings::Settings,
+    size::ModelSize,
 };
 use crate::error::{Error, Result};
 
@@ -55,6 +56,11 @@ pub enum Differentiation {
     /// loss in chunks of rows. Memory is that of one block and of one hidden state a block; the price is one more forward
     /// pass, from the lowest block that trains on.
     Blockwise,
+    /// Block by block, with the tapes of the uppermost blocks kept from the first pass, so that these need not run again:
+    /// as many as fit into the memory that the gradient and the two moments of what trains outside the blocks take. So
+    /// nothing is kept where embeddings and head are frozen, and a small batch of a model with a large vocabulary is as
+    /// fast as on one tape.
+    Balanced,
 }
 
 /// The architectures, by the struct that computes them.
@@ -186,7 +192,7 @@ impl CausalLm {
         Ok(cast(self, dtype))
     }
 
-    /// How gradients are computed. Default, `None`: [`Differentiation::Blockwise`] where some parameters are frozen, as
+    /// How gradients are computed. Default, `None`: [`Differentiation::Balanced`] where some parameters are frozen, as
     /// under LISA, else [`Differentiation::Plain`].
     #[must_use]
     pub fn with_differentiation(mut self, how: impl Into<Option<Differentiation>>) -> Self {
@@ -310,7 +316,7 @@ impl CausalLm {
         labels: Tensor<2, Int>,
         factors: &[f64],
     ) -> Result<(Vec<f64>, GradientsParams)> {
-        let [batch, _] = ids.dims();
+        let [batch, length] = ids.dims();
         if factors.len() != batch {
             return Err(Error::setting(
                 "factors",
@@ -321,12 +327,21 @@ impl CausalLm {
         }
         let active = Active::of(self);
         let default = match active.frozen {
-            true => Differentiation::Blockwise,
+            true => Differentiation::Balanced,
             false => Differentiation::Plain,
         };
-        if self.differentiation.unwrap_or(default) == Differentiation::Blockwise {
+        let kept = match self.differentiation.unwrap_or(default) {
+            Differentiation::Plain => None,
+            Differentiation::Blockwise => Some(0),
+            Differentiation::Balanced => {
+                let number = self.network().embedding().val().dtype().size();
+                let outputs = ModelSize::of(self).outputs;
+                Some(tapes_kept(active.outside, outputs, number, batch * length))
+            }
+        };
+        if let Some(kept) = kept {
             return Ok(blockwise::differentiate(
-                self, &active, ids, mask, labels, factors,
+                self, &active, ids, mask, labels, factors, kept,
             ));
         }
         let losses = self.sample_losses(ids, mask, labels);

@@ -8,10 +8,14 @@ use std::ops::Range;
 use burn::tensor::{IndexingUpdateOp, Tensor, TensorData};
 
 use super::{attention::widened, loss::Targets};
+#[cfg(feature = "flex")]
+use crate::kernels;
 
 /// Logits of about this many bytes are in memory at a time, in up to three tensors. With 16 MiB a gradient of
 /// 1,024 tokens of 50,257, width 512, took 5.5 CPU seconds and 90 MiB beside the weight's; with 48 MiB, 3.3 s and 182 MiB.
 pub(super) const CHUNK_BYTES: usize = 24 << 20;
+/// The CPU device's kernel has one of these tensors, not three, and so takes that many chunks at once in less memory.
+pub(super) const KERNEL_CHUNKS: usize = 2;
 /// Fewer rows than this are not worth a pass over the weight.
 const FEWEST_ROWS: usize = 64;
 
@@ -46,10 +50,25 @@ impl Head {
         factors: &[f32],
     ) -> HeadGradients {
         let [vocabulary, _] = self.weight.dims();
+        #[cfg(feature = "flex")]
+        if let Some(found) = (kernels::Head {
+            weight: &self.weight,
+            cap: self.cap,
+            trains: self.trains,
+            chunk: KERNEL_CHUNKS * chunk_rows(vocabulary),
+        })
+        .differentiate(&hidden, targets.all_labels(), factors)
+        {
+            return HeadGradients {
+                losses: found.losses,
+                of_hidden: found.of_hidden,
+                of_weight: found.of_weight,
+            };
+        }
         self.in_chunks(hidden, targets, factors, chunk_rows(vocabulary))
     }
 
-    fn in_chunks(
+    pub(super) fn in_chunks(
         &self,
         hidden: Tensor<2>,
         targets: &Targets,

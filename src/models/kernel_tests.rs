@@ -11,8 +11,9 @@ use rand::{RngExt, SeedableRng};
 
 use super::activation::Activation;
 use super::attention::{attention, causal_bias};
+use super::head::Head;
 use super::linear::{self, Linear};
-use super::loss::row_losses;
+use super::loss::{Targets, row_losses};
 use super::norm::{LayerNorm, RmsNorm};
 use super::rotary::Rope;
 use crate::kernels;
@@ -174,6 +175,46 @@ proptest! {
         agree(&[[batch, length, heads, head]], |x| {
             rope.at(3, length, &x[0].device(), FloatDType::F32).turn(x[0].clone())
         });
+    }
+
+    #[test]
+    fn heads(tokens in prop::collection::vec(1_usize..30, 1..4), vocabulary in 2_usize..400, width in 1_usize..40, chunk in 1_usize..80, capped: bool, trains: bool) {
+        let device = Device::flex();
+        let length = tokens.iter().copied().max().unwrap_or(0) + 1;
+        let labels: Vec<i64> = tokens
+            .iter()
+            .flat_map(|&count| (0..length).map(move |i| match (1..=count).contains(&i) {
+                true => ((7 * i + 3 * count) % vocabulary) as i64,
+                false => -100,
+            }))
+            .collect();
+        let labels = TensorData::new(labels, [tokens.len(), length]);
+        let targets = Targets::of(&Tensor::from_data(labels, &device));
+        let factors: Vec<f64> = (0..tokens.len()).map(|sample| 1.0 - 0.6 * sample as f64).collect();
+        let factors = targets.row_factors(&factors);
+        let matrix = |seed, rows| {
+            let data = TensorData::new(random(seed, rows * width), [rows, width]);
+            Tensor::<2>::from_data(data, &device)
+        };
+        let (hidden, weight) = (matrix(0, targets.rows().len()), matrix(1, vocabulary));
+        let cap = capped.then_some(2.5);
+        let head = kernels::Head { weight: &weight, cap, trains, chunk };
+        let found = head.differentiate(&hidden, targets.all_labels(), &factors).unwrap();
+        let plain = Head { weight: weight.clone(), cap, trains };
+        let expected = plain.in_chunks(hidden, &targets, &factors, 17);
+        let close = |a: Vec<f64>, b: Vec<f64>| {
+            let scale = b.iter().fold(1e-3_f64, |most, b| most.max(b.abs()));
+            prop_assert_eq!(a.len(), b.len());
+            prop_assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5 * scale));
+            Ok(())
+        };
+        let numbers = |x: Tensor<2>| x.into_data().iter::<f64>().collect::<Vec<_>>();
+        close(found.losses, expected.losses)?;
+        close(numbers(found.of_hidden), numbers(expected.of_hidden))?;
+        prop_assert_eq!(found.of_weight.is_some(), trains);
+        if let (Some(found), Some(expected)) = (found.of_weight, expected.of_weight) {
+            close(numbers(found), numbers(expected))?;
+        }
     }
 
     #[test]

@@ -106,7 +106,13 @@ impl Targets {
         &self.rows
     }
 
-    /// The labels that these rows predict, `[rows, 1]`.
+    /// The labels that all these rows predict.
+    #[cfg(feature = "flex")]
+    pub fn all_labels(&self) -> &[i64] {
+        &self.labels
+    }
+
+    /// The labels that some of them predict, `[rows, 1]`.
     pub fn labels(&self, rows: Range<usize>, device: &Device) -> Tensor<2, Int> {
         let labels = self.labels[rows].to_vec();
         Tensor::from_data(TensorData::new(labels.clone(), [labels.len(), 1]), device)

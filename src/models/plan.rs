@@ -1,9 +1,9 @@
 //! How much memory a run will take, before anything is loaded.
 
 use super::{
-    Dtype, ModelSize,
-    blockwise::samples_at_a_time,
-    head::{CHUNK_BYTES, chunk_rows},
+    Differentiation, Dtype, ModelSize,
+    blockwise::{samples_at_a_time, tapes_kept},
+    head::{KERNEL_CHUNKS, chunk_rows},
     plan_config::{Placement, PlanConfig},
 };
 use crate::error::Result;
@@ -13,8 +13,8 @@ const SINGLE: usize = 4;
 /// Hidden states `[rows, width]` beside the kept inputs of blocks: the embedded tokens, the last block's output, its norm,
 /// and the gradients of these two.
 const OTHER_STATES: usize = 5;
-/// The logits of a chunk are in memory so many times, with their exponentials and their gradient. On one tape the CPU device
-/// has them twice: its loss turns the probabilities into the gradient in place.
+/// The logits of a chunk are in memory so many times, with their exponentials and their gradient, in half precision. In
+/// float32 the CPU device has them once, and on one tape twice: its loss turns the probabilities into the gradient in place.
 const LOGITS_OF_A_CHUNK: usize = 3;
 const LOGITS_ON_TAPE: usize = 2;
 /// Bytes on one device at the peak of a step.
@@ -33,12 +33,12 @@ pub struct DeviceMemory {
     pub gradients: u64,
     /// Block by block: the hidden states that are kept, and the masks of the samples.
     pub inputs: u64,
-    /// Intermediate results of the model's blocks, or, block by block, of one block.
+    /// Intermediate results of the model's blocks, or, block by block, of one block and those whose tapes are kept.
     pub tape: u64,
     /// The logits with their exponentials and gradient: of the batch, or, block by block, of a chunk of rows.
     pub logits: u64,
-    /// The peak: of what is not in memory at the same time the larger one. Block by block these are tape and logits; with
-    /// one tape, they and the last gradient, which grows as the tape is used up.
+    /// The peak: of what is not in memory at the same time the larger one. Block by block these are one block's tape, and
+    /// kept tapes with the logits; with one tape, they and the last gradient, which grows as the tape is used up.
     pub total: u64,
 }
 
@@ -54,8 +54,8 @@ pub struct DeviceMemory {
 /// | moments | 8 `A` a model with AdamW |
 /// | gradients | 4 `A` for each of two: those of both objectives in `w`, which become one, then that and the one in `u`; one more where `u` and `w` are computed at the same time, and another of the models' type while micro-batches are summed |
 /// | inputs | a hidden state a block and five more: `(blocks + 5) rows width` numbers; masks: `4 rows length` |
-/// | tape | `rows` times the outputs of all matrices of all blocks, and the inputs of those that train; block by block, of one block that trains, for the rows that go through it at a time |
-/// | logits | `8 rows vocabulary`; block by block `12 rows vocabulary` for the rows of a chunk (24 MiB of logits, 64 rows at least), and a piece of the head's gradient, in half precision all of it in float32 |
+/// | tape | `rows` times the outputs of all matrices of all blocks, and the inputs of those that train; block by block, of the uppermost blocks whose tapes are kept, or of one block that trains, for the rows that go through it at a time |
+/// | logits | `8 rows vocabulary`; block by block `4 rows vocabulary` for the rows of a chunk (48 MiB of logits, 128 rows at least), in half precision `12 rows vocabulary` for half as many rows and the head's gradient in float32 |
 ///
 /// `rows` is the number of tokens in a micro-batch. Of blocks that are spread over devices as many train on each as can, so
 /// that each figure is that of the worst draw. The constants (five hidden states, the tape by matrices, two and three times the
@@ -213,27 +213,28 @@ impl Load<'_> {
         let has_head = usize::from(has_head);
         let states = bytes(&[at_once, rows, size.width, number]);
         let state = memory.u + memory.w + memory.masters + memory.moments + memory.gradients;
-        if config.is_blockwise(size) {
-            let part = samples_at_a_time(samples, config.length, size.width) * config.length;
-            let chunk = rows.min(chunk_rows(size.vocabulary));
-            let head = match (config.freeze_others, config.dtype) {
-                (true, _) => 0,
-                (false, Dtype::Float32) => {
-                    bytes(&[size.vocabulary, size.width, SINGLE]).min(CHUNK_BYTES as u64)
-                }
-                (false, Dtype::Bfloat16) => bytes(&[size.vocabulary, size.width, SINGLE]),
+        if let Some(kept) = self.tapes_kept(rows) {
+            let active = config.lisa_blocks.unwrap_or(share.blocks);
+            let features = kept * size.outputs + active.min(kept) * size.inputs;
+            let kept_tapes = bytes(&[at_once, rows, features, number]);
+            let one = match kept == share.blocks {
+                true => 0,
+                false => samples_at_a_time(samples, config.length, size.width) * config.length,
+            };
+            let one_tape = bytes(&[at_once, one, size.inputs + size.outputs, number]);
+            let chunk = chunk_rows(size.vocabulary);
+            let (chunk, times) = match config.dtype {
+                Dtype::Float32 => (KERNEL_CHUNKS * chunk, 1),
+                Dtype::Bfloat16 => (chunk, LOGITS_OF_A_CHUNK),
             };
             memory.inputs = masks + (share.blocks + OTHER_STATES) as u64 * states;
-            memory.tape = bytes(&[at_once, part, size.inputs + size.outputs, number]);
-            memory.logits = bytes(&[
-                at_once,
-                has_head,
-                LOGITS_OF_A_CHUNK * SINGLE,
-                chunk,
-                size.vocabulary,
-            ]);
-            memory.logits += (at_once * has_head) as u64 * head;
-            memory.total = state + memory.inputs + memory.tape.max(memory.logits);
+            memory.tape = one_tape.max(kept_tapes);
+            let chunk = rows.min(chunk);
+            memory.logits = bytes(&[at_once, has_head, times * SINGLE, chunk, size.vocabulary]);
+            if config.dtype == Dtype::Bfloat16 && !config.freeze_others {
+                memory.logits += bytes(&[at_once, has_head, size.vocabulary, size.width, SINGLE]);
+            }
+            memory.total = state + memory.inputs + one_tape.max(kept_tapes + memory.logits);
         } else {
             let fresh = if samples < self.samples() {
                 number
@@ -253,6 +254,25 @@ impl Load<'_> {
                 size.vocabulary,
             ]);
             memory.total = state - last + memory.inputs + last.max(memory.tape + memory.logits);
+        }
+    }
+
+    /// Block by block, how many blocks' tapes are kept from the first pass.
+    fn tapes_kept(&self, rows: usize) -> Option<usize> {
+        let Self {
+            size,
+            config,
+            share,
+        } = self;
+        match config.differentiation(size) {
+            Differentiation::Plain => None,
+            Differentiation::Blockwise => Some(0),
+            Differentiation::Balanced if config.freeze_others => Some(0),
+            Differentiation::Balanced => {
+                let number = config.dtype.width();
+                let kept = tapes_kept(size.outside(), size.outputs, number, rows);
+                Some(kept.min(share.blocks))
+            }
         }
     }
 

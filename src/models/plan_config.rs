@@ -1,6 +1,6 @@
 //! What a memory plan is for.
 
-use super::{Dtype, ModelSize};
+use super::{Differentiation, Dtype, ModelSize};
 use crate::error::{Error, Result};
 
 /// Far above any run, and low enough that sizes stay below 2^63.
@@ -42,8 +42,8 @@ pub struct PlanConfig {
     pub draws: Option<usize>,
     /// Whether embeddings, final norm and head are frozen. Default: no.
     pub freeze_others: bool,
-    /// Whether gradients are computed block by block; see [`Differentiation`](super::Differentiation). Default: where
-    /// something is frozen.
+    /// Whether gradients are computed block by block; see [`Differentiation`]. Default: where something is frozen, with
+    /// the tapes of some blocks kept if they are small beside what trains outside the blocks.
     pub blockwise: Option<bool>,
     /// Whether the gradients of `u` and `w` are computed at the same time; see [`Run::in_parallel`](crate::Run::in_parallel).
     /// Default: no. On two devices it makes no difference.
@@ -123,9 +123,14 @@ impl PlanConfig {
         }
     }
 
-    /// Whether gradients are computed block by block.
-    pub(super) fn is_blockwise(&self, size: &ModelSize) -> bool {
+    /// How gradients are computed.
+    pub(super) fn differentiation(&self, size: &ModelSize) -> Differentiation {
         let fewer = self.lisa_blocks.is_some_and(|active| active < size.blocks);
-        self.blockwise.unwrap_or(fewer || self.freeze_others)
+        match self.blockwise {
+            Some(true) => Differentiation::Blockwise,
+            Some(false) => Differentiation::Plain,
+            None if fewer || self.freeze_others => Differentiation::Balanced,
+            None => Differentiation::Plain,
+        }
     }
 }

@@ -105,12 +105,19 @@ fn check_factors(model: &CausalLm, batch: &TokenBatch, factors: &[f64], what: &s
         let (losses, gradients) = model.differentiate(batch, factors).unwrap();
         (losses, read(&model, &gradients))
     };
-    let (losses, gradients) = by(Differentiation::Blockwise);
-    let (expected_losses, expected) = by(Differentiation::Plain);
-    for (a, b) in losses.iter().zip(&expected_losses) {
+    let expected = by(Differentiation::Plain);
+    for how in [Differentiation::Blockwise, Differentiation::Balanced] {
+        compare(by(how), &expected, &format!("{what}, {how:?}"));
+    }
+}
+
+type Found = (Vec<f64>, Vec<(String, Option<Vec<f64>>)>);
+
+fn compare((losses, gradients): Found, (expected_losses, expected): &Found, what: &str) {
+    for (a, b) in losses.iter().zip(expected_losses) {
         assert!((a - b).abs() <= TOLERANCE * b.abs(), "{what}: {a} {b}");
     }
-    for ((path, a), (_, b)) in gradients.iter().zip(&expected) {
+    for ((path, a), (_, b)) in gradients.iter().zip(expected) {
         match (a, b) {
             (Some(a), Some(b)) => {
                 let errors = a.iter().zip(b).map(|(a, b)| (a - b).abs());
@@ -249,7 +256,11 @@ fn a_batch_without_labels_is_told_from_a_gradient_of_zero() {
         learned: vec![false; 3],
     };
     let batch = TokenBatch::new(&[&sample]);
-    for how in [Differentiation::Plain, Differentiation::Blockwise] {
+    for how in [
+        Differentiation::Plain,
+        Differentiation::Blockwise,
+        Differentiation::Balanced,
+    ] {
         let model = model.clone().with_differentiation(how);
         let error = model.differentiate(&batch, &[1.0]).unwrap_err();
         assert!(
@@ -267,7 +278,11 @@ fn a_batch_without_labels_is_told_from_a_gradient_of_zero() {
 fn a_wrong_number_of_factors_is_an_error() {
     let device = Device::flex().autodiff();
     let model = CausalLm::from(Gpt2Config::new(20, 32, 8, 2, 2).init(0, &device).unwrap());
-    for how in [Differentiation::Plain, Differentiation::Blockwise] {
+    for how in [
+        Differentiation::Plain,
+        Differentiation::Blockwise,
+        Differentiation::Balanced,
+    ] {
         let model = model.clone().with_differentiation(how);
         let error = model.differentiate(&batch(20), &[1.0]).unwrap_err();
         assert!(error.to_string().contains("3 numbers"), "{error}");
