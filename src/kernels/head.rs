@@ -50,7 +50,7 @@ impl Head<'_> {
 
         let mut losses = vec![0.0; rows];
         let mut of_hidden = Vec::with_capacity(rows * width);
-        let mut of_weight: Option<Vec<f32>> = None;
+        let mut of_weight = self.trains.then(|| vec![0.0; vocabulary * width]);
         for start in (0..rows).step_by(self.chunk.max(1)) {
             let count = self.chunk.max(1).min(rows - start);
             let strides = [width as isize, 1];
@@ -60,10 +60,8 @@ impl Head<'_> {
             self.loss(&mut z, vocabulary, &mut losses[start..start + count], of);
             let z: FlexTensor = tensor(z, [count, vocabulary]);
             of_hidden.extend(product(&z, &weight, Threads::All));
-            match &mut of_weight {
-                Some(sum) => add_product(sum, &turned(&z), &h, Threads::All),
-                None if self.trains => of_weight = Some(product(&turned(&z), &h, Threads::All)),
-                None => {}
+            if let Some(sum) = &mut of_weight {
+                add_in_pieces(sum, &z, &h);
             }
         }
         let lifted = |numbers, shape| Tensor::from_primitive::<Flex>(tensor(numbers, shape));
@@ -91,6 +89,19 @@ impl Head<'_> {
                 };
             }
         });
+    }
+}
+
+/// Adds `z^T h` to the weight's gradient, some tokens at a time: the matmul copies that much of `z` to its own order.
+fn add_in_pieces(sum: &mut [f32], z: &FlexTensor, h: &FlexTensor) {
+    const PIECE_BYTES: usize = 8 << 20;
+    let ([rows, vocabulary], [_, width]) = (shape(z), shape(h));
+    let tokens = (PIECE_BYTES / (4 * rows.max(1))).max(1);
+    let pieces = sum.chunks_mut(tokens * width).zip((0..).step_by(tokens));
+    for (sum, start) in pieces {
+        let count = tokens.min(vocabulary - start);
+        let of_tokens = matrix(z, start, [count, rows], [1, vocabulary as isize]);
+        add_product(sum, &of_tokens, h, Threads::All);
     }
 }
 
