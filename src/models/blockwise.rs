@@ -22,7 +22,7 @@ use super::{
     CausalLm,
     head::{Head, HeadGradients},
     loss::Targets,
-    network::{Network, Shared},
+    network::{Network, Places, moved},
 };
 
 /// The samples on a block's tape make it about this large.
@@ -79,6 +79,7 @@ pub(super) fn differentiate(
     let embedded = Some(embedded).filter(Tensor::is_tracked);
     let of_x = of_x.and_then(|of_x| pass.down(of_x, kept, &mut gradients));
     if let (Some(embedded), Some(of_x)) = (embedded, of_x) {
+        let of_x = moved(of_x, &embedded.device());
         let mut found = pull_back(embedded, of_x);
         collect(model, &mut found, &mut gradients);
         if let Some(gradient) = vectors.grad_remove(&mut found) {
@@ -128,10 +129,12 @@ impl Pass<'_> {
                     level.push(Kept::Tape(tape));
                     return output;
                 }
+                let (device, shared) = part.places.of(index);
+                let input = moved(input, device);
                 if index >= self.lowest {
                     level.push(Kept::Input(input.clone()));
                 }
-                self.fixed.block(index, input, &part.shared, None)
+                self.fixed.block(index, input, shared, None)
             };
             x = x.into_iter().zip(&self.parts).map(run).collect();
             if index >= self.lowest {
@@ -158,6 +161,7 @@ impl Pass<'_> {
                     Kept::Tape(tape) => tape,
                     Kept::Input(input) => self.on_tape(index, input, part),
                 };
+                let of_output = moved(of_output, &output.device());
                 let mut found = pull_back(output, of_output);
                 collect(self.model, &mut found, gradients);
                 of_inputs.extend(input.grad_remove(&mut found));
@@ -169,9 +173,10 @@ impl Pass<'_> {
 
     fn on_tape(&self, index: usize, input: Tensor<2>, part: &Part) -> Taped {
         let further = index > self.lowest || self.below;
-        let input = input.autodiff().set_require_grad(further);
+        let (device, shared) = part.places.of(index);
+        let input = moved(input, device).autodiff().set_require_grad(further);
         let network = self.model.network();
-        let output = network.block(index, input.clone(), &part.shared, None);
+        let output = network.block(index, input.clone(), shared, None);
         Taped { input, output }
     }
 }
@@ -181,7 +186,7 @@ impl Pass<'_> {
 struct Part {
     /// Rows of the flattened batch.
     rows: Range<usize>,
-    shared: Shared,
+    places: Places,
 }
 
 impl Part {
@@ -197,7 +202,7 @@ impl Part {
             let mask = mask.clone().narrow(0, start, count);
             Self {
                 rows: start * length..(start + count) * length,
-                shared: network.shared(mask, length),
+                places: Places::new(network, mask, length),
             }
         };
         (0..batch).step_by(samples).map(part).collect()
@@ -239,6 +244,7 @@ fn top(
     below: bool,
 ) -> (Vec<f64>, Option<Tensor<2>>) {
     let network = model.network();
+    let x = moved(x, &network.head_weight().lazy_device());
     let predicting = Tensor::from_data(targets.rows(), &x.device());
     let mut rows = x.clone().select(0, predicting.clone()).autodiff();
     if below {

@@ -168,8 +168,8 @@ impl Network for Gemma2 {
         self.config.cap
     }
 
-    fn device(&self) -> Device {
-        self.embed_tokens.weight.lazy_device()
+    fn home(&self, index: usize) -> Device {
+        self.blocks[index].input_layernorm.weight.lazy_device()
     }
 
     fn vocabulary(&self) -> usize {

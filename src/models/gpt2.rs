@@ -349,8 +349,8 @@ impl Network for Gpt2 {
         &self.lm_head.as_ref().unwrap_or(&self.wte).weight
     }
 
-    fn device(&self) -> Device {
-        self.wte.weight.lazy_device()
+    fn home(&self, index: usize) -> Device {
+        self.blocks[index].ln_1.gamma.lazy_device()
     }
 
     fn vocabulary(&self) -> usize {

@@ -138,8 +138,8 @@ impl Network for GptNeox {
         }
     }
 
-    fn device(&self) -> Device {
-        self.embed_in.weight.lazy_device()
+    fn home(&self, index: usize) -> Device {
+        self.blocks[index].input_layernorm.gamma.lazy_device()
     }
 
     fn vocabulary(&self) -> usize {

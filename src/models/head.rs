@@ -14,8 +14,8 @@ use crate::kernels;
 /// Logits of about this many bytes are in memory at a time, in up to three tensors. With 16 MiB a gradient of
 /// 1,024 tokens of 50,257, width 512, took 5.5 CPU seconds and 90 MiB beside the weight's; with 48 MiB, 3.3 s and 182 MiB.
 pub(super) const CHUNK_BYTES: usize = 24 << 20;
-/// The CPU device's kernel has one of these tensors, not three, and so takes that many chunks at once in less memory.
-pub(super) const KERNEL_CHUNKS: usize = 2;
+/// The CPU device's kernel has one of these tensors, not three, and takes larger ones in less memory.
+pub(super) const KERNEL_CHUNK_BYTES: usize = 32 << 20;
 /// Fewer rows than this are not worth a pass over the weight.
 const FEWEST_ROWS: usize = 64;
 
@@ -55,7 +55,7 @@ impl Head {
             weight: &self.weight,
             cap: self.cap,
             trains: self.trains,
-            chunk: KERNEL_CHUNKS * chunk_rows(vocabulary),
+            chunk: chunk_rows(vocabulary, KERNEL_CHUNK_BYTES),
         })
         .differentiate(&hidden, targets.all_labels(), factors)
         {
@@ -65,7 +65,7 @@ impl Head {
                 of_weight: found.of_weight,
             };
         }
-        self.in_chunks(hidden, targets, factors, chunk_rows(vocabulary))
+        self.in_chunks(hidden, targets, factors, chunk_rows(vocabulary, CHUNK_BYTES))
     }
 
     pub(super) fn in_chunks(
@@ -134,9 +134,9 @@ impl Head {
     }
 }
 
-/// Rows of a chunk.
-pub(super) fn chunk_rows(vocabulary: usize) -> usize {
-    (CHUNK_BYTES / (4 * vocabulary)).max(FEWEST_ROWS)
+/// Rows of a chunk of so many bytes.
+pub(super) fn chunk_rows(vocabulary: usize, bytes: usize) -> usize {
+    (bytes / (4 * vocabulary)).max(FEWEST_ROWS)
 }
 
 /// `sum + of_logits^T rows`, in pieces of the vocabulary, so that the product takes little memory beside the sum.

@@ -186,8 +186,8 @@ impl Network for Llama {
         }
     }
 
-    fn device(&self) -> Device {
-        self.embed_tokens.weight.lazy_device()
+    fn home(&self, index: usize) -> Device {
+        self.blocks[index].input_layernorm.weight.lazy_device()
     }
 
     fn vocabulary(&self) -> usize {

@@ -48,6 +48,7 @@ mod saving;
 mod settings;
 mod shards;
 mod size;
+mod spread;
 
 pub use activation::Activation;
 pub use causal_lm::{CausalLm, Differentiation};

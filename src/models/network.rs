@@ -55,8 +55,13 @@ pub(super) trait Network {
         None
     }
 
-    /// The device that holds the parameters.
-    fn device(&self) -> Device;
+    /// The device of the embedding, which takes the tokens.
+    fn device(&self) -> Device {
+        self.embedding().lazy_device()
+    }
+
+    /// The device of block `index`.
+    fn home(&self, index: usize) -> Device;
 
     /// Number of tokens.
     fn vocabulary(&self) -> usize;
@@ -82,11 +87,12 @@ pub(super) trait Network {
         let ([_, length], [_, keys]) = (ids.dims(), mask.dims());
         let vectors = embed(self.embedding().val(), ids, self.padding());
         let mut x = self.first(vectors, keys - length);
-        let shared = self.shared(mask, length);
+        let places = Places::new(self, mask, length);
         for index in 0..self.blocks() {
-            x = self.block(index, x, &shared, seen.get_mut(index));
+            let (device, shared) = places.of(index);
+            x = self.block(index, moved(x, device), shared, seen.get_mut(index));
         }
-        self.norm(x)
+        self.norm(moved(x, &self.head_weight().lazy_device()))
     }
 
     /// `[rows, width]` to logits `[rows, vocabulary]`.
@@ -115,6 +121,48 @@ pub(super) trait Network {
         let targets = Targets::of(&labels);
         let hidden = self.hidden(ids, mask, &mut []);
         targets.sample_losses(hidden, |rows| self.head(rows))
+    }
+}
+
+/// The tensor on a device, with its tape or without, whatever the device's. One that is there already stays as it is.
+pub(super) fn moved<const D: usize>(x: Tensor<D>, device: &Device) -> Tensor<D> {
+    let here = x.device();
+    if here == *device {
+        return x;
+    }
+    x.to_device(&match here.is_autodiff() {
+        true => device.clone().autodiff(),
+        false => device.clone().inner(),
+    })
+}
+
+/// Where each block of a pass is, with what the blocks there share.
+pub(super) struct Places {
+    shared: Vec<(Device, Shared)>,
+    /// Index of each block's.
+    blocks: Vec<usize>,
+}
+
+impl Places {
+    /// For the last `length` positions of `mask` `[batch, keys]`.
+    pub fn new<N: Network + ?Sized>(network: &N, mask: Tensor<2, Int>, length: usize) -> Self {
+        let mut shared: Vec<(Device, Shared)> = Vec::new();
+        let mut place = |index| {
+            let device = network.home(index);
+            let found = shared.iter().position(|(known, _)| *known == device);
+            found.unwrap_or_else(|| {
+                let mask = mask.clone().to_device(&device);
+                shared.push((device, network.shared(mask, length)));
+                shared.len() - 1
+            })
+        };
+        let blocks = (0..network.blocks()).map(&mut place).collect();
+        Self { shared, blocks }
+    }
+
+    pub fn of(&self, index: usize) -> (&Device, &Shared) {
+        let (device, shared) = &self.shared[self.blocks[index]];
+        (device, shared)
     }
 }
 

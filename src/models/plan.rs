@@ -3,7 +3,7 @@
 use super::{
     Differentiation, Dtype, ModelSize,
     blockwise::{samples_at_a_time, tapes_kept},
-    head::{KERNEL_CHUNKS, chunk_rows},
+    head::{CHUNK_BYTES, KERNEL_CHUNK_BYTES, chunk_rows},
     plan_config::{Placement, PlanConfig},
 };
 use crate::error::Result;
@@ -55,7 +55,7 @@ pub struct DeviceMemory {
 /// | gradients | 4 `A` for each of two: those of both objectives in `w`, which become one, then that and the one in `u`; one more where `u` and `w` are computed at the same time, and another of the models' type while micro-batches are summed |
 /// | inputs | a hidden state a block and five more: `(blocks + 5) rows width` numbers; masks: `4 rows length` |
 /// | tape | `rows` times the outputs of all matrices of all blocks, and the inputs of those that train; block by block, of the uppermost blocks whose tapes are kept, or of one block that trains, for the rows that go through it at a time |
-/// | logits | `8 rows vocabulary`; block by block `4 rows vocabulary` for the rows of a chunk (48 MiB of logits, 128 rows at least), in half precision `12 rows vocabulary` for half as many rows and the head's gradient in float32 |
+/// | logits | `8 rows vocabulary`; block by block `4 rows vocabulary` for the rows of a chunk (32 MiB of logits, 64 rows at least), in half precision `12 rows vocabulary` for 24 MiB of them and the head's gradient in float32 |
 ///
 /// `rows` is the number of tokens in a micro-batch. Of blocks that are spread over devices as many train on each as can, so
 /// that each figure is that of the worst draw. The constants (five hidden states, the tape by matrices, two and three times the
@@ -222,14 +222,13 @@ impl Load<'_> {
                 false => samples_at_a_time(samples, config.length, size.width) * config.length,
             };
             let one_tape = bytes(&[at_once, one, size.inputs + size.outputs, number]);
-            let chunk = chunk_rows(size.vocabulary);
             let (chunk, times) = match config.dtype {
-                Dtype::Float32 => (KERNEL_CHUNKS * chunk, 1),
-                Dtype::Bfloat16 => (chunk, LOGITS_OF_A_CHUNK),
+                Dtype::Float32 => (KERNEL_CHUNK_BYTES, 1),
+                Dtype::Bfloat16 => (CHUNK_BYTES, LOGITS_OF_A_CHUNK),
             };
             memory.inputs = masks + (share.blocks + OTHER_STATES) as u64 * states;
             memory.tape = one_tape.max(kept_tapes);
-            let chunk = rows.min(chunk);
+            let chunk = rows.min(chunk_rows(size.vocabulary, chunk));
             memory.logits = bytes(&[at_once, has_head, times * SINGLE, chunk, size.vocabulary]);
             if config.dtype == Dtype::Bfloat16 && !config.freeze_others {
                 memory.logits += bytes(&[at_once, has_head, size.vocabulary, size.width, SINGLE]);

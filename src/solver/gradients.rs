@@ -101,8 +101,12 @@ impl ModuleVisitor for Norm<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
             let square = square_sum(widened(gradient)); // squares of half precision overflow or vanish
-            let dtype = self.squares.first().map_or(square.dtype(), Tensor::dtype);
-            self.squares.push(square.cast(dtype));
+            let square = match self.squares.first() {
+                // A model may be spread over devices.
+                Some(first) => square.cast(first.dtype()).to_device(&first.device()),
+                None => square,
+            };
+            self.squares.push(square);
         }
     }
 }

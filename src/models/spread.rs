@@ -1,0 +1,121 @@
+//! One model on several devices.
+
+use burn::{
+    module::{Module, ModuleMapper, Param},
+    tensor::{Device, Tensor},
+};
+
+use super::{CausalLm, dtype::Dtype, network::moved};
+use crate::error::{Error, Result};
+
+impl CausalLm {
+    /// The model with its blocks in runs of about equal length on these devices, in order: the embedding on the first; the
+    /// final norm and the output head on the last, or with the embedding if the head is tied to it. Parameters stay
+    /// trainable or frozen, and are moved one at a time.
+    ///
+    /// Hidden states and their gradients are handed on from device to device; the results are those of one device up to
+    /// rounding. [`MemoryPlan`](super::MemoryPlan) with [`Placement::Spread`](super::Placement::Spread) says what this takes
+    /// on each.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for no device, more devices than blocks, and a device that does not have the model's type.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use scalebio::{burn::tensor::Device, models::CausalLm};
+    ///
+    /// let devices = [scalebio::device("wgpu:0")?.autodiff(), scalebio::device("wgpu:1")?.autodiff()];
+    /// let model = CausalLm::from_pretrained("path/to/model", &Device::flex().autodiff())?;
+    /// let model = model.spread(&devices)?;
+    /// # Ok::<(), scalebio::Error>(())
+    /// ```
+    pub fn spread(self, devices: &[Device]) -> Result<Self> {
+        let blocks = self.network().blocks();
+        if !(1..=blocks).contains(&devices.len()) {
+            return Err(Error::setting(
+                "devices",
+                format!("{} devices", devices.len()),
+                format!("from 1 to {blocks}, the number of blocks"),
+                "each device holds a block at least",
+            ));
+        }
+        let dtype = Dtype::of(&self);
+        for device in devices {
+            dtype.check(device)?;
+        }
+        let paths = self.parameters();
+        let tied = !paths.iter().any(|(path, _)| path.starts_with("lm_head."));
+        let prefix = format!("{}.", self.blocks_path());
+        Ok(self.map(&mut Spread {
+            device_of_block: (0..blocks).map(|i| &devices[share(i, blocks, devices.len())]).collect(),
+            before: &devices[0],
+            after: if tied { &devices[0] } else { &devices[devices.len() - 1] },
+            past_blocks: false,
+            prefix,
+            path: Vec::new(),
+        }))
+    }
+}
+
+/// The device of a block: device `k` has those from `blocks k / devices` on, rounded down.
+fn share(block: usize, blocks: usize, devices: usize) -> usize {
+    ((block + 1) * devices).div_ceil(blocks) - 1
+}
+
+struct Spread<'a> {
+    device_of_block: Vec<&'a Device>,
+    before: &'a Device,
+    after: &'a Device,
+    /// What lies outside the blocks is met before them or after them.
+    past_blocks: bool,
+    prefix: String,
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Spread<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let path = self.path.join(".");
+        let inside = path.strip_prefix(&self.prefix);
+        let index: Option<usize> = inside.and_then(|rest| rest.split('.').next()?.parse().ok());
+        let device = match index.and_then(|index| self.device_of_block.get(index)) {
+            Some(device) => {
+                self.past_blocks = true;
+                device
+            }
+            None if self.past_blocks => self.after,
+            None => self.before,
+        };
+        let (id, value, mapper) = param.consume();
+        let require_grad = value.is_require_grad();
+        let value = moved(value.detach().set_require_grad(false), device);
+        Param::from_mapped_value(id, value.set_require_grad(require_grad), mapper)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    /// The same runs of blocks as in the memory plan.
+    #[test]
+    fn devices_have_runs_of_about_equal_length() {
+        for blocks in 1..40 {
+            for devices in 1..=blocks {
+                for device in 0..devices {
+                    let first = blocks * device / devices;
+                    let end = blocks * (device + 1) / devices;
+                    assert!((first..end).all(|block| share(block, blocks, devices) == device));
+                }
+            }
+        }
+    }
+}
