@@ -93,7 +93,7 @@ pub use burn;
 pub mod data;
 mod device;
 mod error;
-#[cfg(feature = "llm")]
+#[cfg(feature = "checkpoint")]
 mod files;
 #[cfg(feature = "flex")]
 // Without language models only AdamW and the gradient norm use kernels.
@@ -105,6 +105,7 @@ pub mod models;
 mod problem;
 #[cfg(feature = "problems")]
 pub mod problems;
+mod progress;
 pub mod reweight;
 mod sampler;
 mod solver;

@@ -8,6 +8,7 @@
 //! [`Finetuning`] trains a base model on it, and [`evaluate`] measures a model on text it has not seen.
 
 mod answers;
+mod checkpoints;
 mod config;
 mod evaluate;
 mod experiment;

@@ -79,4 +79,6 @@ mod pretrained;
 #[cfg(feature = "llm")]
 mod resample;
 #[cfg(feature = "llm")]
+mod resume;
+#[cfg(feature = "llm")]
 mod stories;
