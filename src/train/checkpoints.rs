@@ -60,7 +60,8 @@ impl Note {
     /// Reads the note of the checkpoint at `path`, of which `steps` steps were taken.
     pub fn read(note: &Value, path: &Path, steps: usize) -> Result<(Self, Vec<(f64, Vec<f64>)>)> {
         let wrong = |message: String| {
-            let message = format!("not a checkpoint of a run that learns source weights: {message}");
+            let message =
+                format!("not a checkpoint of a run that learns source weights: {message}");
             Error::file(path, message)
         };
         let note: Self =
@@ -90,14 +91,22 @@ impl Origin {
                     sum.add(&(u64::from(*id) << 1 | u64::from(*learned)).to_le_bytes());
                 }
             }
-            let text = format!("{} samples with checksum {}", source.samples.len(), sum.text());
+            let text = format!(
+                "{} samples with checksum {}",
+                source.samples.len(),
+                sum.text()
+            );
             (format!("{kind} `{}`", source.name), text)
         });
         let mut values = Values(Checksum::default());
         model.visit(&mut values);
         let mut of_model = BTreeMap::from([(
             "base model".to_owned(),
-            format!("{} parameters with checksum {}", model.num_params(), values.0.text()),
+            format!(
+                "{} parameters with checksum {}",
+                model.num_params(),
+                values.0.text()
+            ),
         )]);
         if let Some(folder) = &experiment.config().model {
             let path = folder.join("config.json");
@@ -141,7 +150,9 @@ fn settings(config: &ReweightConfig) -> Result<BTreeMap<String, String>> {
     let value = serde_json::to_value(config).map_err(|e| Error::file(Path::new("config"), e))?;
     let settings = value.as_object().into_iter().flatten();
     let settings = settings.filter(|(name, _)| !FREE.contains(&name.as_str()));
-    Ok(settings.map(|(name, value)| (name.clone(), value.to_string())).collect())
+    Ok(settings
+        .map(|(name, value)| (name.clone(), value.to_string()))
+        .collect())
 }
 
 /// Sums up the values of a module.

@@ -208,7 +208,13 @@ impl RunFolder {
     /// Makes the folder if it is not there, and starts the run's files in it.
     pub fn create(path: &Path, config: &impl Serialize) -> Result<Self> {
         fs::create_dir_all(path).map_err(|source| Error::io(path, source))?;
-        for name in ["weights.json", "metrics.jsonl", "config.json", "model", CHECKPOINTS] {
+        for name in [
+            "weights.json",
+            "metrics.jsonl",
+            "config.json",
+            "model",
+            CHECKPOINTS,
+        ] {
             if path.join(name).exists() {
                 let message =
                     format!("already holds a run or a model (`{name}`); choose another folder");

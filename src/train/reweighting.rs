@@ -133,7 +133,8 @@ impl Reweighting {
     /// A file that cannot be written; a run whose last step is not in its log, since that could not be written.
     pub fn checkpoint(&mut self) -> Result<PathBuf> {
         if self.history.len() != self.run.steps() + 1 {
-            let message = "lacks the last step, which could not be written; resume from the last checkpoint";
+            let message =
+                "lacks the last step, which could not be written; resume from the last checkpoint";
             return Err(Error::file(&self.folder.metrics_path(), message));
         }
         let position = self.folder.synced_position()?;

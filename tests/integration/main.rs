@@ -80,5 +80,9 @@ mod pretrained;
 mod resample;
 #[cfg(feature = "llm")]
 mod resume;
+#[cfg(all(feature = "llm", unix))]
+mod resume_kill;
+#[cfg(feature = "llm")]
+mod resume_training;
 #[cfg(feature = "llm")]
 mod stories;

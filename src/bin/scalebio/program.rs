@@ -10,6 +10,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 mod console;
 mod evaluate;
 mod finetune;
+mod interrupt;
 mod plan;
 mod resample;
 mod reweight;

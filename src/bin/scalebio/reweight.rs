@@ -1,17 +1,47 @@
 //! Learns how much each source of a language model's training data should count.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use scalebio::burn::module::Module;
 use scalebio::reweight::SourceWeights;
-use scalebio::train::{Experiment, OptimizerKind, ReweightConfig, Status, WeightsReport};
+use scalebio::train::{
+    Experiment, OptimizerKind, ReweightConfig, Reweighting, Status, WeightsReport,
+};
 
 use super::console::bar;
+use super::interrupt::{self, Interrupt};
 use super::table;
 use super::training::{COMPUTING, TRAINING, Training};
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
+
+/// Heading of the help.
+const STOPPING: &str = "Stopping and going on";
+
+/// The flags that determine a run: one that goes on has those of its config.json.
+const SETTINGS: [&str; 20] = [
+    "data",
+    "model",
+    "tokenizer",
+    "dtype",
+    "max_length",
+    "steps",
+    "batch",
+    "seed",
+    "device",
+    "micro_batch",
+    "lisa_blocks",
+    "lisa_period",
+    "alpha",
+    "lr_lower",
+    "lr_upper",
+    "optimizer",
+    "clip",
+    "blockwise",
+    "parallel",
+    "out",
+];
 
 /// Learns how much each source of a language model's training data should count, so that the model
 /// trained on the mix does best on a validation set (ScaleBiO, arXiv 2406.19976).
@@ -54,6 +84,19 @@ pub struct Args {
     #[arg(long, help_heading = COMPUTING)]
     parallel: bool,
 
+    /// Go on with the run in this folder from its last checkpoint, with the settings of its config.json, as if it had not
+    /// been interrupted
+    #[arg(long, value_name = "DIR", help_heading = STOPPING, conflicts_with_all = SETTINGS)]
+    resume: Option<PathBuf>,
+
+    /// Steps between two checkpoints [default: by time only]
+    #[arg(long, value_name = "N", help_heading = STOPPING)]
+    checkpoint_steps: Option<usize>,
+
+    /// Minutes between two checkpoints, which is what an end without notice costs at most; 0 for none by time [default: 15]
+    #[arg(long, value_name = "M", help_heading = STOPPING)]
+    checkpoint_minutes: Option<f64>,
+
     /// Save the trained model and its tokenizer as a Hugging Face folder beside the weights
     #[arg(long)]
     save_model: bool,
@@ -84,7 +127,7 @@ fn optimizer(name: &str) -> Result<OptimizerKind, String> {
 }
 
 impl Args {
-    fn config(&self) -> ReweightConfig {
+    fn settings(&self) -> ReweightConfig {
         ReweightConfig {
             data: self.data.clone(),
             model: self.training.model.clone(),
@@ -105,42 +148,52 @@ impl Args {
             parallel: self.parallel,
             seed: self.training.seed,
             device: self.training.device.clone(),
+            ..defaults()
         }
+    }
+
+    /// The settings of the flags, or those of the run to go on with; when to write checkpoints may be said anew.
+    fn config(&self) -> scalebio::Result<ReweightConfig> {
+        let mut config = match &self.resume {
+            Some(run) => ReweightConfig::read(run)?,
+            None => self.settings(),
+        };
+        config.checkpoint_steps = self.checkpoint_steps.or(config.checkpoint_steps);
+        if let Some(minutes) = self.checkpoint_minutes {
+            config.checkpoint_minutes = (minutes != 0.0).then_some(minutes);
+        }
+        Ok(config)
     }
 }
 
 pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    let experiment = Experiment::open(args.config())?;
+    let experiment = Experiment::open(args.config()?)?;
     describe(&experiment);
     plan(&experiment, args.force)?;
 
-    let out = args.out.clone().unwrap_or_else(next_free_folder);
-    let mut run = experiment.reweight(&out)?;
+    let (out, mut run) = match &args.resume {
+        Some(out) => (out.clone(), experiment.resume(out)?),
+        None => {
+            let out = args.out.clone().unwrap_or_else(next_free_folder);
+            let run = experiment.reweight(&out)?;
+            (out, run)
+        }
+    };
+    let interrupt = Interrupt::catch()?;
     println!(
         "\nmodel with {} parameters, vocabulary {}, on {}",
         run.run().lower().num_params(),
         experiment.tokenizer().vocabulary_size(),
-        args.training.device
+        experiment.config().device
     );
-    let bar = bar("reweighting", args.training.steps);
-    for step in run.by_ref() {
-        let step = step?;
-        if bar.is_hidden()
-            && step
-                .index()
-                .is_multiple_of(args.training.steps.div_ceil(10))
-        {
-            eprintln!("{step}"); // no terminal: a line now and then, so that a log shows life
+    if args.resume.is_some() {
+        for damage in run.damaged() {
+            println!("passed over: {damage}");
         }
-        bar.set_message(format!(
-            "L1(w) {:.3}  L2(w) {:.3}  L2(u) {:.3}",
-            step.upper_loss(),
-            step.lower_loss(),
-            step.auxiliary_loss()
-        ));
-        bar.inc(1);
+        println!("going on after {} steps", run.run().steps());
     }
-    bar.finish_and_clear();
+    take_steps(&mut run, experiment.config().steps, &interrupt, &out)?;
+    interrupt.release();
 
     print_weights(&run.report());
     if let Some(peak) = memory("/proc/self/status", "VmHWM:") {
@@ -158,6 +211,43 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         drop(run); // u and what the optimizers remember: their memory is the next model's
         compare(&experiment, &learned, &reweighted)?;
     }
+    Ok(())
+}
+
+/// Takes all steps. If an end is asked for, writes a checkpoint after the step and ends the program.
+fn take_steps(
+    run: &mut Reweighting,
+    steps: usize,
+    interrupt: &Interrupt,
+    out: &Path,
+) -> Result<(), Box<dyn Error>> {
+    let bar = bar("reweighting", steps);
+    bar.set_position(run.run().steps() as u64);
+    while let Some(step) = run.next() {
+        let step = step?;
+        if bar.is_hidden() && step.index().is_multiple_of(steps.div_ceil(10)) {
+            eprintln!("{step}"); // no terminal: a line now and then, so that a log shows life
+        }
+        bar.set_message(format!(
+            "L1(w) {:.3}  L2(w) {:.3}  L2(u) {:.3}",
+            step.upper_loss(),
+            step.lower_loss(),
+            step.auxiliary_loss()
+        ));
+        bar.inc(1);
+        if interrupt.is_asked() && run.run().steps() < steps {
+            bar.finish_and_clear();
+            let checkpoint = run.checkpoint()?;
+            println!(
+                "\nstopped after {} of {steps} steps\ncheckpoint  {}\ngo on with  --resume {}",
+                run.run().steps(),
+                checkpoint.display(),
+                out.display()
+            );
+            std::process::exit(interrupt::STATUS);
+        }
+    }
+    bar.finish_and_clear();
     Ok(())
 }
 
