@@ -153,7 +153,7 @@ impl ReweightConfig {
             ));
         }
         if let Some(minutes) = self.checkpoint_minutes
-            && !(minutes > 0.0)
+            && (minutes.is_nan() || minutes <= 0.0)
         {
             return Err(Error::setting(
                 "checkpoint-minutes",

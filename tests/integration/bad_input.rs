@@ -350,6 +350,7 @@ fn every_kind_of_bad_input_in_the_documentation_gets_its_message() {
         settings::rows(),
         weight_files(),
         checkpoints::rows(),
+        crate::resume_training::rows(),
     ]
     .concat();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/formats.md");

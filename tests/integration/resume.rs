@@ -279,7 +279,7 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     /// Stopped anywhere, once and again, and resumed in new objects each time, a run takes the steps of one that was not
     /// interrupted, and ends in the same bits: with any optimizer, layers, moments, penalty, draws and type.
@@ -473,7 +473,7 @@ fn another_method_problem_or_module_is_refused_with_the_difference() {
     };
     refused(
         with(|c| c.optimizer = 0),
-        ["upper variable is AdamW", "but Sgd, rate 0.03"],
+        ["auxiliary variable is AdamW", "but Sgd, rate 0.01"],
     );
     refused(with(|c| c.stages = 2), ["stages: 1", "stages: 2"]);
     refused(

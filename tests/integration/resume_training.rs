@@ -248,7 +248,7 @@ pub fn rows() -> Vec<(&'static str, &'static str, String)> {
         ),
         (
             "a run to go on with that has another sample",
-            "the source `b` is 10 samples with checksum",
+            "the source `b` is 15 samples with checksum",
             refused(|_, data| {
                 let path = data.join("train_b.jsonl");
                 let text = fs::read_to_string(&path).unwrap();
@@ -264,7 +264,7 @@ pub fn rows() -> Vec<(&'static str, &'static str, String)> {
         ),
         (
             "a run to go on with that has another base model",
-            "the base model is 260032 parameters with checksum",
+            "the base model is ",
             refused(|run, _| {
                 let path = run.parent().unwrap().join("model/model.safetensors");
                 let mut bytes = fs::read(&path).unwrap();
