@@ -77,6 +77,8 @@ mod plan;
 #[cfg(feature = "llm")]
 mod pretrained;
 #[cfg(feature = "llm")]
+mod program;
+#[cfg(feature = "llm")]
 mod resample;
 #[cfg(feature = "llm")]
 mod resume;
