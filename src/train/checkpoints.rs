@@ -34,6 +34,9 @@ pub(super) struct Origin {
     model: BTreeMap<String, String>,
 }
 
+/// Reach and weights before each step of a run and after the last.
+pub(super) type History = Vec<(f64, Vec<f64>)>;
+
 /// What a checkpoint holds beside the solver's state. Floats are texts, which come back with all their bits.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Note {
@@ -58,7 +61,7 @@ impl Note {
     }
 
     /// Reads the note of the checkpoint at `path`, of which `steps` steps were taken.
-    pub fn read(note: &Value, path: &Path, steps: usize) -> Result<(Self, Vec<(f64, Vec<f64>)>)> {
+    pub fn read(note: &Value, path: &Path, steps: usize) -> Result<(Self, History)> {
         let wrong = |message: String| {
             let message =
                 format!("not a checkpoint of a run that learns source weights: {message}");

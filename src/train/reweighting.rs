@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::checkpoints::{Note, Origin, Schedule};
+use super::checkpoints::{History, Note, Origin, Schedule};
 use super::experiment::Experiment;
 use super::log::{CHECKPOINTS, Metrics, RunFolder, Status, WeightsReport};
 use crate::models::CausalLm;
@@ -29,8 +29,7 @@ pub struct Reweighting {
     steps: usize,
     seed: u64,
     samples: Vec<usize>,
-    /// Reach and weights before each step and after the last.
-    history: Vec<(f64, Vec<f64>)>,
+    history: History,
     tokens: u64,
     origin: Origin,
     schedule: Schedule,
@@ -101,7 +100,7 @@ impl Reweighting {
         experiment: &Experiment,
         mut run: LanguageRun,
         folder: RunFolder,
-        history: Vec<(f64, Vec<f64>)>,
+        history: History,
         origin: Origin,
     ) -> Result<Self> {
         let (config, sources) = (experiment.config(), experiment.sources());

@@ -230,6 +230,7 @@ impl ScaleBio {
 
 /// A whole checkpoint, its state read.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "llm"), allow(dead_code))] // only training says what was passed over
 pub(crate) struct Checkpoint {
     whole: Whole,
     state: State,
@@ -276,6 +277,7 @@ impl Checkpoint {
     }
 
     /// What is wrong with newer ones, which are therefore passed over.
+    #[cfg(feature = "llm")]
     pub fn damaged(&self) -> &[Error] {
         &self.damaged
     }

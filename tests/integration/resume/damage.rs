@@ -12,7 +12,7 @@ const FILES: [&str; 3] = ["checkpoint.json", "state.json", "tensors.safetensors"
 fn error(dir: &Path) -> String {
     let (x, w) = PLAIN.variables();
     let run = PLAIN.method().resume(dir, PLAIN.problem(), x, w);
-    run.err().expect("damage that is seen").to_string()
+    run.expect_err("damage that is seen").to_string()
 }
 
 /// Each file of a checkpoint, in turn given to `damage`; then it is as it was.
