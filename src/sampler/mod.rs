@@ -69,7 +69,7 @@ pub trait LayerSampler: Send {
     ///
     /// # Errors
     ///
-    /// A text that is not of these draws. Default: [`Error::Setting`] for any text but the empty one.
+    /// A text that is not of these draws. Default: an error for any text but the empty one.
     fn resume(&mut self, progress: &str) -> Result<()> {
         nothing_drawn(progress)
     }
