@@ -1,6 +1,6 @@
 //! The one error type of the crate.
 
-#[cfg(any(feature = "llm", feature = "problems"))]
+#[cfg(any(feature = "checkpoint", feature = "problems"))]
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -158,7 +158,7 @@ impl Error {
         }
     }
 
-    #[cfg(any(feature = "llm", feature = "problems"))]
+    #[cfg(any(feature = "checkpoint", feature = "problems"))]
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
@@ -166,7 +166,7 @@ impl Error {
         }
     }
 
-    #[cfg(any(feature = "llm", feature = "problems"))]
+    #[cfg(any(feature = "checkpoint", feature = "problems"))]
     pub(crate) fn record(path: &Path, line: usize, message: impl ToString) -> Self {
         Self::Record {
             path: path.to_owned(),
@@ -175,7 +175,7 @@ impl Error {
         }
     }
 
-    #[cfg(any(feature = "llm", feature = "problems"))]
+    #[cfg(any(feature = "checkpoint", feature = "problems"))]
     pub(crate) fn file(path: &Path, message: impl ToString) -> Self {
         Self::File {
             path: path.to_owned(),

@@ -50,7 +50,7 @@
 //! | | |
 //! |---|---|
 //! | [`ScaleBio`], [`Update`], [`Schedule`], [`Penalty`] | hyper-parameters |
-//! | [`Run`], [`Step`], [`Solution`] | the run, an iterator over its steps |
+//! | [`Run`], [`Step`], [`Solution`] | the run, an iterator over its steps; its checkpoints (`Run::checkpoint`, `ScaleBio::resume`) |
 //! | [`LayerSampler`], [`AllLayers`], [`Lisa`] | which layers train at which step |
 //! | [`Minibatches`] | seeded draws from a finite sum, that resume from one number |
 //! | [`methods`] | the bilevel methods of the field behind one trait: F2SA, BOME, SAMA, SOBA and others |
@@ -64,7 +64,9 @@
 //!
 //! * `flex` (default): the CPU device that Burn recommends; pure Rust. Nothing runs without some device. Brings fused kernels
 //!   for language models, with `gemm`, `pulp` and `rayon`.
-//! * `llm` (default): language models, tokenizers, text and training. Adds `tokenizers`, `safetensors`, `serde_json`, `minijinja`.
+//! * `checkpoint` (with `llm`): checkpoints of a run, from which it resumes bit for bit. Adds `safetensors`, `serde`,
+//!   `serde_json`, `twox-hash`.
+//! * `llm` (default): language models, tokenizers, text and training. Adds `tokenizers`, `minijinja` and those of `checkpoint`.
 //!   Without it the crate is the solver, methods, samplers and source weights.
 //! * `problems`: classical bilevel problems and readers of their data. Adds `csv-core`, `flate2`, `safetensors`.
 //! * `ndarray`: Burn's older CPU device. `wgpu`, `vulkan`, `metal`, `webgpu`, `cuda`: GPUs.
@@ -96,7 +98,7 @@ pub mod baselines;
 pub mod data;
 mod device;
 mod error;
-#[cfg(feature = "llm")]
+#[cfg(feature = "checkpoint")]
 mod files;
 #[cfg(feature = "flex")]
 // Without language models only AdamW and the gradient norm use kernels.
@@ -108,6 +110,7 @@ pub mod models;
 mod problem;
 #[cfg(feature = "problems")]
 pub mod problems;
+mod progress;
 pub mod reweight;
 mod sampler;
 mod solver;

@@ -4,6 +4,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
+use crate::progress::nothing_drawn;
 use crate::{Error, Result};
 
 /// The upper objective `F(x, w)`: what the upper variable `x` is chosen for. `L1` in the paper.
@@ -78,6 +79,26 @@ pub trait UpperObjective<X: Module, W: Module> {
         let _ = batch;
         None
     }
+
+    /// How far the draws have come, in words from which [`resume`](Self::resume) goes on in another process: what a
+    /// [checkpoint](crate::Run) holds of an objective. Asked before every step, so it should be short; for seeded draws
+    /// their number will do ([`Minibatches::progress`](crate::Minibatches::progress)). An objective without draws
+    /// returns an empty text.
+    ///
+    /// Default: `None`, an objective that cannot be resumed; a run with it has no checkpoints.
+    fn progress(&self) -> Option<String> {
+        None
+    }
+
+    /// Goes on as if the draws up to `progress`, a text of [`progress`](Self::progress), had been made. Called once,
+    /// on an objective that has drawn nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// A text that is not of these draws: of other data, say. Default: [`Error::Setting`] for any text but the empty one.
+    fn resume(&mut self, progress: &str) -> Result<()> {
+        nothing_drawn(progress)
+    }
 }
 
 /// The lower objective `G(x, w)`: what the lower variable `w` minimizes, given `x`. `L2` in the paper.
@@ -121,6 +142,20 @@ pub trait LowerObjective<X: Module, W: Module> {
         let _ = batch;
         None
     }
+
+    /// How far the draws have come; see [`UpperObjective::progress`].
+    fn progress(&self) -> Option<String> {
+        None
+    }
+
+    /// Goes on as if the draws up to `progress` had been made; see [`UpperObjective::resume`].
+    ///
+    /// # Errors
+    ///
+    /// A text that is not of these draws.
+    fn resume(&mut self, progress: &str) -> Result<()> {
+        nothing_drawn(progress)
+    }
 }
 
 impl<X: Module, W: Module, T: Fn(&X, &W) -> Tensor<1>> UpperObjective<X, W> for T {
@@ -133,6 +168,10 @@ impl<X: Module, W: Module, T: Fn(&X, &W) -> Tensor<1>> UpperObjective<X, W> for 
     fn loss(&self, upper: &X, lower: &W, _: &()) -> Tensor<1> {
         self(upper, lower)
     }
+
+    fn progress(&self) -> Option<String> {
+        Some(String::new())
+    }
 }
 
 impl<X: Module, W: Module, T: Fn(&X, &W) -> Tensor<1>> LowerObjective<X, W> for T {
@@ -144,6 +183,10 @@ impl<X: Module, W: Module, T: Fn(&X, &W) -> Tensor<1>> LowerObjective<X, W> for 
 
     fn loss(&self, upper: &X, lower: &W, _: &()) -> Tensor<1> {
         self(upper, lower)
+    }
+
+    fn progress(&self) -> Option<String> {
+        Some(String::new())
     }
 }
 

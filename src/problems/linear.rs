@@ -5,6 +5,7 @@ use burn::tensor::activation::{log_sigmoid, log_softmax, softmax};
 use burn::tensor::{Int, Tensor, TensorCreationOptions, TensorData};
 
 use super::{Matrix, Vector};
+use crate::progress::nothing_drawn;
 use crate::{Error, Gradients, Minibatches, Result, Slot, UpperObjective};
 
 /// What turns the product of features and `z` into losses.
@@ -159,6 +160,18 @@ impl Samples {
     pub fn position(&self) -> u64 {
         self.batches.as_ref().map_or(0, Minibatches::position)
     }
+
+    pub fn progress(&self) -> String {
+        let minibatches = self.batches.as_ref();
+        minibatches.map_or(String::new(), Minibatches::progress)
+    }
+
+    pub fn resume(&mut self, progress: &str) -> Result<()> {
+        match &mut self.batches {
+            Some(batches) => batches.resume(progress),
+            None => nothing_drawn(progress),
+        }
+    }
 }
 
 /// The upper objective of the problems with a linear classifier: its mean loss on the validation set. It does not depend
@@ -199,6 +212,14 @@ impl UpperObjective<Vector, Matrix> for ValidationLoss {
 
     fn slot(&self, batch: &SampleBatch) -> Option<Slot> {
         batch.slot()
+    }
+
+    fn progress(&self) -> Option<String> {
+        Some(self.samples.progress())
+    }
+
+    fn resume(&mut self, progress: &str) -> Result<()> {
+        self.samples.resume(progress)
     }
 }
 

@@ -6,6 +6,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use super::Vector;
 use super::dense::Dense;
 use super::simulated::Mean;
+use crate::progress::nothing_drawn;
 use crate::{Error, Gradients, LowerObjective, Minibatches, Result, Slot, UpperObjective};
 
 /// One objective of [`Simulated`](super::Simulated) over [`Vector`]s `x` and `z` in float64:
@@ -72,6 +73,20 @@ impl Quadratics {
         match &self.0 {
             Source::Whole(_) => 0,
             Source::Samples { batches, .. } => batches.position(),
+        }
+    }
+
+    fn drawn_so_far(&self) -> String {
+        match &self.0 {
+            Source::Whole(_) => String::new(),
+            Source::Samples { batches, .. } => batches.progress(),
+        }
+    }
+
+    fn draw_from(&mut self, progress: &str) -> Result<()> {
+        match &mut self.0 {
+            Source::Whole(_) => nothing_drawn(progress),
+            Source::Samples { batches, .. } => batches.resume(progress),
         }
     }
 
@@ -169,6 +184,14 @@ impl UpperObjective<Vector, Vector> for Quadratics {
     fn slot(&self, batch: &QuadraticBatch) -> Option<Slot> {
         batch.slot
     }
+
+    fn progress(&self) -> Option<String> {
+        Some(self.drawn_so_far())
+    }
+
+    fn resume(&mut self, progress: &str) -> Result<()> {
+        self.draw_from(progress)
+    }
 }
 
 impl LowerObjective<Vector, Vector> for Quadratics {
@@ -188,6 +211,14 @@ impl LowerObjective<Vector, Vector> for Quadratics {
 
     fn slot(&self, batch: &QuadraticBatch) -> Option<Slot> {
         batch.slot
+    }
+
+    fn progress(&self) -> Option<String> {
+        Some(self.drawn_so_far())
+    }
+
+    fn resume(&mut self, progress: &str) -> Result<()> {
+        self.draw_from(progress)
     }
 }
 

@@ -289,4 +289,12 @@ impl LowerObjective<Vector, Matrix> for RegularizedLoss {
     fn slot(&self, batch: &SampleBatch) -> Option<Slot> {
         batch.slot()
     }
+
+    fn progress(&self) -> Option<String> {
+        Some(self.samples.progress())
+    }
+
+    fn resume(&mut self, progress: &str) -> Result<()> {
+        self.samples.resume(progress)
+    }
 }

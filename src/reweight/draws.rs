@@ -4,6 +4,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use super::order::Order;
+use crate::progress;
 use crate::{Error, Result};
 
 /// The samples of one or several sources.
@@ -55,7 +56,9 @@ pub struct Draws<S> {
     batch: usize,
     micro_batch: usize,
     sampling: Sampling,
+    seed: u64,
     random: Xoshiro256PlusPlus,
+    drawn: u64,
     /// One order a source, or one of all samples; made when the first batch is drawn.
     orders: Vec<Order>,
 }
@@ -71,7 +74,9 @@ impl<S: Samples> Draws<S> {
             batch,
             micro_batch: usize::MAX,
             sampling: Sampling::default(),
+            seed: 0,
             random: Xoshiro256PlusPlus::seed_from_u64(0),
+            drawn: 0,
             orders: Vec::new(),
         }
     }
@@ -91,7 +96,8 @@ impl<S: Samples> Draws<S> {
 
     /// Seed of all draws. Default: 0.
     pub fn seed(mut self, seed: u64) -> Self {
-        self.random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        self.seed = seed;
+        self.restart();
         self
     }
 
@@ -127,8 +133,45 @@ impl<S: Samples> Draws<S> {
             .collect()
     }
 
+    fn restart(&mut self) {
+        self.random = Xoshiro256PlusPlus::seed_from_u64(self.seed);
+        self.drawn = 0;
+        self.orders.clear();
+    }
+
+    pub(super) fn progress(&self) -> String {
+        progress::progress(self.drawn, &self.settings())
+    }
+
+    /// Draws all again, without their data: a second for some ten million samples.
+    pub(super) fn resume(&mut self, progress: &str) -> Result<()> {
+        let draws = progress::draws(progress, &self.settings())?;
+        self.restart();
+        for _ in 0..draws {
+            self.picks();
+        }
+        Ok(())
+    }
+
+    fn settings(&self) -> String {
+        let Self {
+            batch,
+            sampling,
+            seed,
+            sizes,
+            ..
+        } = self;
+        // One micro-batch is one micro-batch, however large it was allowed to be.
+        let micro_batch = self.micro_batch.min(self.batch);
+        format!(
+            "batches of {batch} samples in micro-batches of {micro_batch}, {sampling:?}, seed {seed}, \
+             from sources of {sizes:?} samples"
+        )
+    }
+
     /// The samples of the next draw.
     pub(crate) fn picks(&mut self) -> Vec<Pick> {
+        self.drawn += 1;
         if self.orders.is_empty() {
             self.orders = match self.sampling {
                 Sampling::Stratified => self.sizes.iter().map(|&n| Order::new(n)).collect(),

@@ -210,6 +210,14 @@ where
     ) -> Result<Gradients> {
         batch.weighted_gradients(weights, model)
     }
+
+    fn progress(&self) -> Option<String> {
+        Some(self.draws.progress())
+    }
+
+    fn resume(&mut self, progress: &str) -> Result<()> {
+        self.draws.resume(progress)
+    }
 }
 
 /// The upper objective `L1(w)`: the mean loss of drawn validation samples.
@@ -258,6 +266,14 @@ where
 
     fn gradients(&self, _: &SourceWeights, model: &W, batch: &Self::Batch) -> Result<Gradients> {
         batch.gradients(model)
+    }
+
+    fn progress(&self) -> Option<String> {
+        Some(self.draws.progress())
+    }
+
+    fn resume(&mut self, progress: &str) -> Result<()> {
+        self.draws.resume(progress)
     }
 }
 

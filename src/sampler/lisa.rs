@@ -7,6 +7,7 @@ use rand::seq::index;
 
 use super::blocks::Blocks;
 use super::{ActiveLayers, LayerSampler};
+use crate::progress;
 use crate::{Error, Result};
 
 /// Randomized block coordinates: of the blocks of a model only a few train, drawn uniformly without
@@ -39,7 +40,10 @@ pub struct Lisa {
     period: usize,
     shared: bool,
     freeze_others: bool,
+    seed: u64,
     random: Xoshiro256PlusPlus,
+    /// How often blocks have been drawn.
+    drawn: u64,
 }
 
 impl Lisa {
@@ -58,7 +62,9 @@ impl Lisa {
             period: 20,
             shared: false,
             freeze_others: false,
+            seed: 0,
             random: Xoshiro256PlusPlus::seed_from_u64(0),
+            drawn: 0,
         })
     }
 
@@ -79,7 +85,9 @@ impl Lisa {
     /// Seed of the draws. Default: 0.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
         self.random = Xoshiro256PlusPlus::seed_from_u64(seed);
+        self.drawn = 0;
         self
     }
 
@@ -102,9 +110,30 @@ impl Lisa {
         self.blocks.blocks.len()
     }
 
-    fn draw(&mut self) -> Vec<usize> {
-        let blocks = self.blocks();
-        index::sample(&mut self.random, blocks, self.active).into_vec()
+    /// The next active blocks of `w` and of `u`.
+    fn draw(&mut self) -> [Vec<usize>; 2] {
+        self.drawn += 1;
+        let (blocks, active) = (self.blocks(), self.active);
+        let mut draw = || index::sample(&mut self.random, blocks, active).into_vec();
+        let lower = draw();
+        let auxiliary = if self.shared { lower.clone() } else { draw() };
+        [lower, auxiliary]
+    }
+
+    fn settings(&self) -> String {
+        format!(
+            "{} of {} blocks every {} steps{}{}, seed {}",
+            self.active,
+            self.blocks(),
+            self.period,
+            if self.shared { ", shared" } else { "" },
+            if self.freeze_others {
+                ", nothing else"
+            } else {
+                ""
+            },
+            self.seed
+        )
     }
 
     fn group(&self, active: &[usize]) -> ParamGroup {
@@ -123,12 +152,7 @@ impl LayerSampler for Lisa {
         if !step.is_multiple_of(self.period) {
             return None;
         }
-        let lower = self.draw();
-        let auxiliary = if self.shared {
-            lower.clone()
-        } else {
-            self.draw()
-        };
+        let [lower, auxiliary] = self.draw();
         Some(ActiveLayers {
             lower: self.group(&lower),
             auxiliary: self.group(&auxiliary),
@@ -151,6 +175,21 @@ impl LayerSampler for Lisa {
                 "at least 1 step",
                 "the authors redraw every 20 steps",
             ));
+        }
+        Ok(())
+    }
+
+    fn progress(&self) -> Option<String> {
+        Some(progress::progress(self.drawn, &self.settings()))
+    }
+
+    /// Draws all again, which takes a second for ten million draws.
+    fn resume(&mut self, progress: &str) -> Result<()> {
+        let draws = progress::draws(progress, &self.settings())?;
+        self.random = Xoshiro256PlusPlus::seed_from_u64(self.seed);
+        self.drawn = 0;
+        for _ in 0..draws {
+            self.draw();
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use super::generator;
+use crate::progress;
 use crate::{Error, Result, Slot};
 
 /// In which order [`Minibatches`] draws the samples of a finite sum.
@@ -113,6 +114,32 @@ impl Minibatches {
     /// How many batches have been drawn.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// The position and the settings as text, for [`UpperObjective::progress`](crate::UpperObjective::progress).
+    pub fn progress(&self) -> String {
+        progress::progress(self.position, &self.settings())
+    }
+
+    /// Goes on where a text of [`progress`](Self::progress) says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] for draws with other settings.
+    pub fn resume(&mut self, progress: &str) -> Result<()> {
+        self.position = progress::draws(progress, &self.settings())?;
+        Ok(())
+    }
+
+    fn settings(&self) -> String {
+        let Self {
+            samples,
+            batch,
+            order,
+            seed,
+            ..
+        } = self;
+        format!("minibatches of {batch} of {samples} samples, {order:?}, seed {seed}")
     }
 
     /// Number of samples that are drawn from.

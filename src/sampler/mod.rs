@@ -9,6 +9,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, SeedableRng};
 
 use crate::Result;
+use crate::progress::nothing_drawn;
 
 pub use lisa::Lisa;
 pub use minibatches::{Minibatch, Minibatches, Order};
@@ -55,6 +56,23 @@ pub trait LayerSampler: Send {
     fn validate(&self) -> Result<()> {
         Ok(())
     }
+
+    /// How far the draws have come, in words from which [`resume`](Self::resume) goes on in another process; see
+    /// [`UpperObjective::progress`](crate::UpperObjective::progress). A sampler without draws returns an empty text.
+    ///
+    /// Default: `None`, a sampler that cannot be resumed; a run with it has no checkpoints.
+    fn progress(&self) -> Option<String> {
+        None
+    }
+
+    /// Goes on as if the draws up to `progress` had been made. Which layers are active is in the checkpoint already.
+    ///
+    /// # Errors
+    ///
+    /// A text that is not of these draws. Default: an error for any text but the empty one.
+    fn resume(&mut self, progress: &str) -> Result<()> {
+        nothing_drawn(progress)
+    }
 }
 
 /// The parameters that train. `u` has the module paths of `w` but parameter ids of its own, so name
@@ -84,5 +102,9 @@ pub struct AllLayers;
 impl LayerSampler for AllLayers {
     fn sample(&mut self, _step: usize) -> Option<ActiveLayers> {
         None
+    }
+
+    fn progress(&self) -> Option<String> {
+        Some(String::new())
     }
 }

@@ -1,6 +1,8 @@
 //! The solver: hyper-parameters ([`ScaleBio`]), state ([`Run`]) and what happened ([`Step`]).
 
 mod adamw;
+#[cfg(feature = "checkpoint")]
+mod checkpoint;
 #[cfg(feature = "llm")]
 mod direction;
 pub(crate) mod gradients;
@@ -15,6 +17,8 @@ mod tasks;
 mod update;
 mod variable;
 
+#[cfg(feature = "llm")]
+pub(crate) use checkpoint::Checkpoint;
 pub use penalty::Penalty;
 pub use run::{Run, Solution};
 pub use scalebio::{Moments, ScaleBio};

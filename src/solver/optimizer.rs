@@ -12,7 +12,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
+#[cfg(feature = "checkpoint")]
+use burn::optim::{AdamState, AdamWState, AdaptiveMomentumState, StateSource};
 use burn::optim::{DynOptimizer, DynState, GradientsParams, StateSink};
+#[cfg(feature = "checkpoint")]
+use burn::tensor::{Device, TensorData};
 use burn::tensor::{FloatDType, Tensor};
 
 use super::gradients::widened;
@@ -20,6 +24,9 @@ use super::update::Update;
 
 pub(crate) struct Optimizer {
     rule: Arc<dyn DynOptimizer>,
+    /// Whether the rule is AdamW; `None` if it is neither that nor Adam.
+    #[cfg(feature = "checkpoint")]
+    adam: Option<bool>,
     states: HashMap<ParamId, State>,
 }
 
@@ -35,6 +42,8 @@ impl Optimizer {
     pub fn new(update: &Update) -> Self {
         Self {
             rule: update.rule(),
+            #[cfg(feature = "checkpoint")]
+            adam: update.adam_family().map(|(_, decoupled)| decoupled),
             states: HashMap::new(),
         }
     }
@@ -56,6 +65,91 @@ impl Optimizer {
     /// Forgets the moments and masters of all parameters but those for which `keep` holds.
     pub fn retain(&mut self, keep: impl Fn(&ParamId) -> bool) {
         self.states.retain(|id, _| keep(id));
+    }
+
+    /// What is remembered of a parameter, taken apart: tensors and numbers of its moments by name, and its master.
+    #[cfg(feature = "checkpoint")]
+    pub fn taken_apart(&self, id: &ParamId) -> (StateSink, Option<TensorData>) {
+        let mut sink = StateSink::default();
+        let Some(State { moments, master }) = self.states.get(id) else {
+            return (sink, None);
+        };
+        if let Some(moments) = moments {
+            self.rule.state_flatten("", moments, &mut sink);
+        }
+        (sink, master.clone().map(Tensor::into_data))
+    }
+
+    /// Whether moments on `device` come back exactly. Burn's optimizers read theirs in the device's own float type; those of
+    /// Adam are put together here.
+    #[cfg(feature = "checkpoint")]
+    pub fn comes_back(&self, moments: &StateSink, device: &Device) -> bool {
+        let own = || Tensor::<1>::empty([1], device).dtype();
+        let mut tensors = moments.tensors.iter();
+        self.adam.is_some() || tensors.all(|(_, data)| data.dtype() == own())
+    }
+
+    /// Remembers of a parameter of `D` dimensions on `device` what [`taken_apart`](Self::taken_apart) gave. `false`
+    /// if the optimizer cannot be brought back to exactly this.
+    #[cfg(feature = "checkpoint")]
+    pub fn put_together<const D: usize>(
+        &mut self,
+        id: ParamId,
+        device: &Device,
+        sink: StateSink,
+        master: Option<TensorData>,
+    ) -> bool {
+        let master = master.map(|data| {
+            let options = (device, data.dtype());
+            Tensor::from_data(data, options)
+        });
+        let moments = if sink.tensors.is_empty() && sink.scalars.is_empty() {
+            None
+        } else {
+            match self.moments_of::<D>(device, &sink) {
+                Some(moments) => Some(moments),
+                None => return false,
+            }
+        };
+        if moments.is_some() || master.is_some() {
+            self.states.insert(id, State { moments, master });
+        }
+        true
+    }
+
+    #[cfg(feature = "checkpoint")]
+    fn moments_of<const D: usize>(&self, device: &Device, sink: &StateSink) -> Option<DynState> {
+        let moments = match self.adam {
+            Some(decoupled) => {
+                let tensor = |name: &str| {
+                    let (_, data) = sink.tensors.iter().find(|(found, _)| found == name)?;
+                    let options = (device, data.dtype());
+                    (data.rank() == D).then(|| Tensor::<D>::from_data(data.clone(), options))
+                };
+                let mut scalars = sink.scalars.iter();
+                let (_, time) = scalars.find(|(name, _)| name == "momentum.time")?;
+                let momentum = AdaptiveMomentumState::new(
+                    (*time).try_into().ok()?,
+                    tensor("momentum.moment_1")?,
+                    tensor("momentum.moment_2")?,
+                );
+                if decoupled {
+                    DynState::create(AdamWState::new(momentum), D)
+                } else {
+                    DynState::create(AdamState::new(momentum), D)
+                }
+            }
+            None => {
+                let mut source = StateSource::new(sink.scalars.iter().cloned().collect());
+                for (name, data) in &sink.tensors {
+                    source.insert_tensor(name.clone(), data.clone());
+                }
+                self.rule.state_unflatten(D, "", &mut source, device)?
+            }
+        };
+        let mut back = StateSink::default();
+        self.rule.state_flatten("", &moments, &mut back);
+        (back.tensors == sink.tensors && back.scalars == sink.scalars).then_some(moments)
     }
 
     /// Bytes of the tensors of moments and masters.
@@ -86,7 +180,7 @@ impl ModuleMapper for Step<'_> {
         let Some(gradient) = self.gradients.remove::<D>(param.id) else {
             return param;
         };
-        let Optimizer { rule, states } = &mut *self.optimizer;
+        let Optimizer { rule, states, .. } = &mut *self.optimizer;
         let (id, value, mapper) = param.consume();
         let checkpointing = value.gradient_checkpointing_strategy();
         let device = gradient.device();

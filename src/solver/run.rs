@@ -4,6 +4,8 @@ use std::fmt;
 
 use burn::module::Module;
 
+#[cfg(feature = "checkpoint")]
+use super::checkpoint::{Drawn, new_name};
 use super::gradients::{clip, combine, global_norm};
 use super::scalebio::{Moments, ScaleBio};
 use super::step::{PerVariable, Step};
@@ -41,14 +43,20 @@ use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
 /// ```
 #[must_use = "a run does nothing until its steps are taken"]
 pub struct Run<F, G, X, W> {
-    problem: Bilevel<F, G>,
-    method: ScaleBio,
-    upper: Variable<X>,
-    lower: Variable<W>,
-    auxiliary: Variable<W>,
-    steps: usize,
-    reach: f64,
-    failed: bool,
+    pub(super) problem: Bilevel<F, G>,
+    pub(super) method: ScaleBio,
+    pub(super) upper: Variable<X>,
+    pub(super) lower: Variable<W>,
+    pub(super) auxiliary: Variable<W>,
+    pub(super) steps: usize,
+    pub(super) reach: f64,
+    pub(super) failed: bool,
+    /// Which run this is, to its checkpoints.
+    #[cfg(feature = "checkpoint")]
+    pub(super) name: String,
+    /// How far the draws had come before the last step, which may fail after them.
+    #[cfg(feature = "checkpoint")]
+    pub(super) before: Drawn,
     /// [`Run::advance`] with the tasks in turn or in parallel.
     advance: fn(&mut Self) -> Result<Step>,
 }
@@ -81,17 +89,35 @@ where
     ) -> Result<Self> {
         let (upper, lower) = (untied(upper), untied(lower));
         let auxiliary = auxiliary_of(&lower);
-        Ok(Self {
+        let upper = Variable::new(upper, &method.upper, "upper variable")?;
+        let auxiliary = Variable::new(auxiliary, &method.auxiliary, "lower variable")?;
+        let lower = Variable::new(lower, &method.lower, "lower variable")?;
+        Ok(Self::of(method, problem, upper, lower, auxiliary))
+    }
+
+    /// The run of these variables, before its first step.
+    pub(super) fn of(
+        method: ScaleBio,
+        problem: Bilevel<F, G>,
+        upper: Variable<X>,
+        lower: Variable<W>,
+        auxiliary: Variable<W>,
+    ) -> Self {
+        Self {
             problem,
-            upper: Variable::new(upper, &method.upper, "upper variable")?,
-            auxiliary: Variable::new(auxiliary, &method.auxiliary, "lower variable")?,
-            lower: Variable::new(lower, &method.lower, "lower variable")?,
             method,
+            upper,
+            lower,
+            auxiliary,
             steps: 0,
             reach: 0.0,
             failed: false,
+            #[cfg(feature = "checkpoint")]
+            name: new_name(),
+            #[cfg(feature = "checkpoint")]
+            before: Drawn::default(),
             advance: |run| run.advance(in_turn),
-        })
+        }
     }
 
     /// Computes the gradient of `u` on another thread than those of `w`. The results are the same, bit for bit; what the
@@ -260,6 +286,10 @@ where
     fn next(&mut self) -> Option<Result<Step>> {
         if self.failed {
             return None;
+        }
+        #[cfg(feature = "checkpoint")]
+        {
+            self.before = self.drawn();
         }
         let step = (self.advance)(self);
         self.failed = step.is_err();

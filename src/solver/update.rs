@@ -227,6 +227,19 @@ impl Adam {
     }
 }
 
+/// All settings, on one line.
+impl fmt::Display for Update {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            rule,
+            rate,
+            schedule,
+            ..
+        } = self;
+        write!(f, "{rule:?}, rate {rate}, {schedule:?}")
+    }
+}
+
 impl fmt::Debug for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -17,10 +17,10 @@ use crate::{Error, Result};
 pub(crate) struct Variable<M> {
     /// `None` only inside [`Variable::replace`].
     module: Option<M>,
-    optimizer: Optimizer,
+    pub(super) optimizer: Optimizer,
     /// Parameters that required a gradient at the start; layer sampling chooses among them, so that
     /// what the user froze (a LoRA base, for instance) stays frozen.
-    trainable: HashSet<ParamId>,
+    pub(super) trainable: HashSet<ParamId>,
 }
 
 impl<M: Module> Variable<M> {
@@ -67,7 +67,7 @@ impl<M: Module> Variable<M> {
 
     /// Moves the module through `update`. A second handle of it would defeat updates in place and
     /// cost a model of memory.
-    fn replace(&mut self, update: impl FnOnce(M, &mut Optimizer) -> M) {
+    pub(super) fn replace(&mut self, update: impl FnOnce(M, &mut Optimizer) -> M) {
         if let Some(module) = self.module.take() {
             self.module = Some(update(module, &mut self.optimizer));
         }

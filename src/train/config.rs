@@ -1,6 +1,7 @@
 //! The settings of a run.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +68,17 @@ pub struct ReweightConfig {
     pub parallel: bool,
     /// Where to compute; see [`device`](crate::device). Default: `flex`.
     pub device: String,
+    /// Steps between two checkpoints, at least 1. Default: by time only.
+    #[serde(default)]
+    pub checkpoint_steps: Option<usize>,
+    /// Minutes between two checkpoints, greater than 0; the first step that ends later writes one. `None`: by steps only, or
+    /// never. Default: 15, which is what an end of the process without notice costs at most.
+    #[serde(default = "checkpoint_minutes")]
+    pub checkpoint_minutes: Option<f64>,
+}
+
+fn checkpoint_minutes() -> Option<f64> {
+    Some(15.0)
 }
 
 impl ReweightConfig {
@@ -92,7 +104,35 @@ impl ReweightConfig {
             blockwise: None,
             parallel: false,
             device: "flex".to_owned(),
+            checkpoint_steps: None,
+            checkpoint_minutes: checkpoint_minutes(),
         }
+    }
+
+    /// Reads the settings of a run from the `config.json` in its folder.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] or [`Error::File`] for a file that cannot be read or is not of this form.
+    pub fn read(run: impl AsRef<Path>) -> Result<Self> {
+        let path = run.as_ref().join("config.json");
+        let text = fs::read_to_string(&path).map_err(|error| Error::io(&path, error))?;
+        let mut config: Self =
+            serde_json::from_str(&text).map_err(|error| Error::file(&path, error))?;
+        // serde_json may miss the last bit of a number with many digits; Rust does not.
+        let exact = |name: &str| -> Option<f64> {
+            let (_, after) = text.split_once(&format!("\"{name}\":"))?;
+            after.split([',', '}']).next()?.trim().parse().ok()
+        };
+        for (name, value) in [
+            ("alpha", &mut config.alpha),
+            ("lr_lower", &mut config.lr_lower),
+            ("lr_upper", &mut config.lr_upper),
+        ] {
+            *value = exact(name).unwrap_or(*value);
+        }
+        config.clip = config.clip.map(|clip| exact("clip").unwrap_or(clip));
+        Ok(config)
     }
 
     pub(super) fn validate(&self) -> Result<()> {
@@ -102,6 +142,24 @@ impl ReweightConfig {
                 0,
                 "at least 1",
                 "the example takes 120",
+            ));
+        }
+        if self.checkpoint_steps == Some(0) {
+            return Err(Error::setting(
+                "checkpoint-steps",
+                0,
+                "at least 1",
+                "leave it out for checkpoints by time",
+            ));
+        }
+        if let Some(minutes) = self.checkpoint_minutes
+            && (minutes.is_nan() || minutes <= 0.0)
+        {
+            return Err(Error::setting(
+                "checkpoint-minutes",
+                minutes,
+                "greater than 0",
+                "without any, the run has checkpoints by steps or none",
             ));
         }
         self.lower()

@@ -167,6 +167,30 @@ impl Experiment {
         Reweighting::start(self, out.as_ref())
     }
 
+    /// Goes on with a run from the last checkpoint in its folder `out`, as if it had not been interrupted: the weights, the
+    /// model and every line of `metrics.jsonl` but for its `seconds` come out the same, bit for bit, with the same program
+    /// on the same kind of machine. Lines of steps after the checkpoint are cut off. A checkpoint that is damaged is passed
+    /// over for the one before ([`Reweighting::damaged`]).
+    ///
+    /// ```no_run
+    /// use scalebio::train::{Experiment, ReweightConfig};
+    ///
+    /// let experiment = Experiment::open(ReweightConfig::read("runs/reweight-1")?)?;
+    /// let mut run = experiment.resume("runs/reweight-1")?;
+    /// for step in run.by_ref() {
+    ///     println!("{}", step?);
+    /// }
+    /// # Ok::<(), scalebio::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A folder without a checkpoint that is whole; a checkpoint of another version, with other settings, of other data or
+    /// of another base model, with what differs; a run that another process is writing.
+    pub fn resume(&self, out: impl AsRef<Path>) -> Result<Reweighting> {
+        Reweighting::resume(self, out.as_ref())
+    }
+
     /// Starts training the base model on fixed `weights`: the update of `u`, with the same steps, batches
     /// and learning rates as in reweighting.
     ///

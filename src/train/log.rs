@@ -1,8 +1,8 @@
 //! The files of a run: `weights.json`, `metrics.jsonl`, `config.json`. Described in docs/formats.md.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::{self, File, TryLockError};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,9 @@ use crate::{Error, Result};
 const SCHEMA_VERSION: u32 = 1;
 /// A logit whose exponential is 0 in double precision. JSON has no minus infinity.
 const ZERO: f64 = -746.0;
+
+/// The folder of the checkpoints in that of a run.
+pub(super) const CHECKPOINTS: &str = "checkpoints";
 
 /// The learned weights: what `weights.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -220,14 +223,23 @@ impl<'a> Metrics<'a> {
 #[derive(Debug)]
 pub(super) struct RunFolder {
     path: PathBuf,
+    /// Locked, so that no second process writes to this run; the lock ends with the process, however that ends.
     metrics: File,
+    /// Bytes of whole lines in it.
+    position: u64,
 }
 
 impl RunFolder {
     /// Makes the folder if it is not there, and starts the run's files in it.
     pub fn create(path: &Path, config: &impl Serialize) -> Result<Self> {
         fs::create_dir_all(path).map_err(|source| Error::io(path, source))?;
-        for name in ["weights.json", "metrics.jsonl", "config.json", "model"] {
+        for name in [
+            "weights.json",
+            "metrics.jsonl",
+            "config.json",
+            "model",
+            CHECKPOINTS,
+        ] {
             if path.join(name).exists() {
                 let message =
                     format!("already holds a run or a model (`{name}`); choose another folder");
@@ -238,9 +250,61 @@ impl RunFolder {
         let folder = Self {
             path: path.to_owned(),
             metrics: File::create_new(&metrics).map_err(|source| Error::io(&metrics, source))?,
+            position: 0,
         };
+        folder.lock()?;
         folder.write("config.json", config)?;
         Ok(folder)
+    }
+
+    /// Opens the folder of a run that goes on where `metrics.jsonl` had `position` bytes: what follows is cut off.
+    pub fn resume(path: &Path, position: u64) -> Result<Self> {
+        let metrics = path.join("metrics.jsonl");
+        let io = |source| Error::io(&metrics, source);
+        let file = File::options().read(true).write(true).open(&metrics);
+        let mut folder = Self {
+            path: path.to_owned(),
+            metrics: file.map_err(io)?,
+            position,
+        };
+        folder.lock()?;
+        let found = folder.metrics.metadata().map_err(io)?.len();
+        if found < position {
+            let message = format!(
+                "has {found} bytes, but had {position} when the checkpoint was written; the run cannot go on without \
+                 the lines that are missing"
+            );
+            return Err(Error::file(&metrics, message));
+        }
+        folder.metrics.set_len(position).map_err(io)?;
+        folder.metrics.seek(SeekFrom::End(0)).map_err(io)?;
+        Ok(folder)
+    }
+
+    fn lock(&self) -> Result<()> {
+        if cfg!(windows) {
+            return Ok(()); // there a lock keeps readers out too
+        }
+        let path = self.metrics_path();
+        match self.metrics.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                let message = "another process is writing this run; wait for it, or end it";
+                Err(Error::file(&path, message))
+            }
+            // Some network file systems have no locks.
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+        }
+    }
+
+    /// Bytes of `metrics.jsonl`, all of which are on the disk.
+    pub fn synced_position(&self) -> Result<u64> {
+        let synced = self.metrics.sync_data();
+        synced.map_err(|source| Error::io(&self.metrics_path(), source))?;
+        Ok(self.position)
+    }
+
+    pub fn checkpoints_path(&self) -> PathBuf {
+        self.path.join(CHECKPOINTS)
     }
 
     pub fn weights_path(&self) -> PathBuf {
@@ -266,7 +330,9 @@ impl RunFolder {
         // One write a line, so that a reader never sees half of one.
         self.metrics
             .write_all(&line)
-            .map_err(|source| Error::io(&path, source))
+            .map_err(|source| Error::io(&path, source))?;
+        self.position += line.len() as u64;
+        Ok(())
     }
 
     fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {

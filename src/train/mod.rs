@@ -9,6 +9,7 @@
 
 mod answers;
 mod baselines;
+mod checkpoints;
 mod config;
 mod evaluate;
 mod experiment;

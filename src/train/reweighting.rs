@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::checkpoints::{History, Note, Origin, Schedule};
 use super::experiment::Experiment;
-use super::log::{Metrics, RunFolder, Status, WeightsReport};
-use crate::Result;
+use super::log::{CHECKPOINTS, Metrics, RunFolder, Status, WeightsReport};
 use crate::models::CausalLm;
 use crate::reweight::{self, SourceWeights, TokenSources, Validation, WeightedSources};
-use crate::solver::{Run, Step};
+use crate::solver::{Checkpoint, Run, ScaleBio, Step};
+use crate::{Bilevel, Error, Result};
 
 /// Largest file of a saved model, in bytes: that of transformers 4.
 const SHARD: u64 = 5_000_000_000;
@@ -17,7 +18,9 @@ type LanguageRun =
     Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, CausalLm>;
 
 /// A run that learns source weights: an iterator over its steps, as many as the settings say. After every
-/// step it appends a line to `metrics.jsonl` and replaces `weights.json`.
+/// step it appends a line to `metrics.jsonl` and replaces `weights.json`; now and then it writes a checkpoint
+/// ([`ReweightConfig::checkpoint_minutes`](super::ReweightConfig::checkpoint_minutes)), from which
+/// [`Experiment::resume`] goes on.
 #[derive(Debug)]
 #[must_use = "a run does nothing until its steps are taken"]
 pub struct Reweighting {
@@ -26,32 +29,86 @@ pub struct Reweighting {
     steps: usize,
     seed: u64,
     samples: Vec<usize>,
-    /// Reach and weights before each step and after the last.
-    history: Vec<(f64, Vec<f64>)>,
+    history: History,
     tokens: u64,
+    origin: Origin,
+    schedule: Schedule,
+    damaged: Vec<String>,
     failed: bool,
 }
 
-impl Reweighting {
-    pub(super) fn start(experiment: &Experiment, out: &Path) -> Result<Self> {
-        let config = experiment.config();
-        let mut method = config.method();
+/// What a run starts from, at its first step or at a later one.
+struct Start {
+    method: ScaleBio,
+    problem: Bilevel<Validation<TokenSources>, WeightedSources<TokenSources>>,
+    weights: SourceWeights,
+    model: CausalLm,
+    origin: Origin,
+}
+
+impl Start {
+    fn of(experiment: &Experiment) -> Result<Self> {
+        let mut method = experiment.config().method();
         let model = experiment.base_model()?;
         if let Some(layers) = experiment.layers(&model)? {
             method = method.layers(layers);
         }
-        let problem =
-            reweight::problem(experiment.training_draws(), experiment.validation_draws())?;
-        let weights = experiment.uniform_weights()?;
-        let history = vec![(0.0, weights.weights())];
-        let mut run = method.start(problem, weights, model)?;
+        let (training, validation) = (experiment.training_draws(), experiment.validation_draws());
+        Ok(Self {
+            method,
+            problem: reweight::problem(training, validation)?,
+            weights: experiment.uniform_weights()?,
+            origin: Origin::new(experiment, &model)?,
+            model,
+        })
+    }
+}
+
+impl Reweighting {
+    pub(super) fn start(experiment: &Experiment, out: &Path) -> Result<Self> {
+        let start = Start::of(experiment)?;
+        let history = vec![(0.0, start.weights.weights())];
+        let run = start
+            .method
+            .start(start.problem, start.weights, start.model)?;
+        // Last, so that settings that cannot work leave no folder behind.
+        let folder = RunFolder::create(out, experiment.config())?;
+        Self::new(experiment, run, folder, history, start.origin)
+    }
+
+    pub(super) fn resume(experiment: &Experiment, out: &Path) -> Result<Self> {
+        let checkpoints = out.join(CHECKPOINTS);
+        if !checkpoints.exists() {
+            let message = "holds no checkpoint: the run ended before its first one, or is older than checkpoints; start it \
+                           again in another folder";
+            return Err(Error::file(out, message));
+        }
+        let checkpoint = Checkpoint::newest(&checkpoints)?;
+        let path = checkpoint.path();
+        let (note, history) = Note::read(checkpoint.note(), path, checkpoint.step())?;
+        let start = Start::of(experiment)?;
+        note.origin.compare(&start.origin, path)?;
+        let run = checkpoint.resume(start.method, start.problem, start.weights, start.model)?;
+        let folder = RunFolder::resume(out, note.metrics)?;
+        let mut reweighting = Self::new(experiment, run, folder, history, start.origin)?;
+        let damaged = checkpoint.damaged().iter();
+        reweighting.damaged = damaged.map(ToString::to_string).collect();
+        Ok(reweighting)
+    }
+
+    fn new(
+        experiment: &Experiment,
+        mut run: LanguageRun,
+        folder: RunFolder,
+        history: History,
+        origin: Origin,
+    ) -> Result<Self> {
+        let (config, sources) = (experiment.config(), experiment.sources());
         if config.parallel {
             run = run.in_parallel();
         }
-        let sources = experiment.sources();
-        // Last, so that settings that cannot work leave no folder behind.
-        let folder = RunFolder::create(out, config)?;
         let reweighting = Self {
+            schedule: Schedule::new(config, run.steps()),
             run,
             folder,
             steps: config.steps,
@@ -59,10 +116,38 @@ impl Reweighting {
             samples: sources.iter().map(|source| source.samples.len()).collect(),
             history,
             tokens: 0,
+            origin,
+            damaged: Vec::new(),
             failed: false,
         };
         reweighting.folder.write_weights(&reweighting.report())?;
         Ok(reweighting)
+    }
+
+    /// Writes a checkpoint of the run as it stands to `checkpoints` in its folder, and returns its path. The last two are
+    /// kept.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written; a run whose last step is not in its log, since that could not be written.
+    pub fn checkpoint(&mut self) -> Result<PathBuf> {
+        if self.history.len() != self.run.steps() + 1 {
+            let message =
+                "lacks the last step, which could not be written; resume from the last checkpoint";
+            return Err(Error::file(&self.folder.metrics_path(), message));
+        }
+        let position = self.folder.synced_position()?;
+        let note = Note::new(&self.origin, position, &self.history);
+        let checkpoints = self.folder.checkpoints_path();
+        let note = serde_json::to_value(note).map_err(|e| Error::file(&checkpoints, e))?;
+        let path = self.run.checkpoint_with(&checkpoints, note)?;
+        self.schedule.written(self.run.steps());
+        Ok(path)
+    }
+
+    /// What is wrong with checkpoints that were passed over when the run was resumed, since they are damaged.
+    pub fn damaged(&self) -> &[String] {
+        &self.damaged
     }
 
     /// The run itself, for its variables.
@@ -141,6 +226,9 @@ impl Iterator for Reweighting {
         let step = self.run.next()?;
         let step = step.and_then(|step| {
             self.log(&step, started)?;
+            if self.schedule.is_due(self.run.steps()) {
+                self.checkpoint()?;
+            }
             Ok(step)
         });
         self.failed = step.is_err();

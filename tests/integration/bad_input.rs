@@ -352,6 +352,7 @@ fn every_kind_of_bad_input_in_the_documentation_gets_its_message() {
         flags::rows(),
         weight_files(),
         checkpoints::rows(),
+        crate::resume_training::rows(),
     ]
     .concat();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/formats.md");

@@ -10,14 +10,18 @@ use scalebio::train::{Status, WeightsReport};
 use crate::problems_readers::write_folder;
 
 /// `cargo test` builds the examples beside this binary's folder.
-pub(crate) fn example(name: &str, arguments: &[&str]) -> Output {
+pub(crate) fn command(name: &str, arguments: &[&str]) -> Command {
     let binary = std::env::current_exe().unwrap();
     let examples = binary.ancestors().nth(2).unwrap().join("examples");
-    Command::new(examples.join(name))
+    let mut command = Command::new(examples.join(name));
+    command
         .args(arguments)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap()
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+}
+
+pub(crate) fn example(name: &str, arguments: &[&str]) -> Output {
+    command(name, arguments).output().unwrap()
 }
 
 pub(crate) fn printed(output: &Output) -> String {

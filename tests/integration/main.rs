@@ -87,4 +87,10 @@ mod program;
 #[cfg(feature = "llm")]
 mod resample;
 #[cfg(feature = "llm")]
+mod resume;
+#[cfg(all(feature = "llm", unix))]
+mod resume_kill;
+#[cfg(feature = "llm")]
+mod resume_training;
+#[cfg(feature = "llm")]
 mod stories;

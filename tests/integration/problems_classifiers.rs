@@ -32,17 +32,17 @@ fn table(seed: u64, samples: usize, columns: usize, labels: &[f64]) -> Table {
     }
 }
 
-fn logistic() -> Regularization {
+pub fn logistic() -> Regularization {
     let labels = [-1.0, 1.0, 1.0];
     Regularization::logistic(&table(1, 20, 4, &labels), &table(2, 12, 3, &labels)).unwrap()
 }
 
-fn softmax() -> Regularization {
+pub fn softmax() -> Regularization {
     let labels = [2.0, 7.0, 5.0];
     Regularization::softmax(&table(3, 20, 4, &labels), &table(4, 12, 4, &labels)).unwrap()
 }
 
-fn cleaning(protocol: Protocol) -> HyperCleaning {
+pub fn cleaning(protocol: Protocol) -> HyperCleaning {
     let images = Images::synthetic(32, 1);
     // Fewer pixels than they have, so that all coordinates are compared.
     let few = |images: Images| Images {

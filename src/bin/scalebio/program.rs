@@ -15,6 +15,7 @@ mod config;
 mod console;
 mod evaluate;
 mod finetune;
+mod interrupt;
 mod plan;
 mod record;
 mod resample;

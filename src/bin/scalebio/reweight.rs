@@ -2,13 +2,16 @@
 
 use std::error::Error;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use scalebio::burn::module::Module;
 use scalebio::reweight::SourceWeights;
-use scalebio::train::{Experiment, OptimizerKind, ReweightConfig, Status, WeightsReport};
+use scalebio::train::{
+    Experiment, OptimizerKind, ReweightConfig, Reweighting, Status, WeightsReport,
+};
 
 use super::console::{bar, note, print, say};
+use super::interrupt::{self, Interrupt};
 use super::record::Record;
 use super::table;
 use super::training::{COMPUTING, TRAINING, Training};
@@ -21,9 +24,37 @@ grow in the folder of the run, whose config.toml holds all flags and repeats it.
 Examples:
   scalebio reweight                                       # the shipped data, a small model
   scalebio reweight --data DIR --model HF_DIR --dtype bf16 --lisa-blocks 2 --out runs/a
-  scalebio reweight --config runs/a/config.toml --seed 1 --out runs/b";
+  scalebio reweight --config runs/a/config.toml --seed 1 --out runs/b
+  scalebio reweight --resume runs/a                       # after Ctrl-C, or a crash";
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
+
+/// Heading of the help.
+const STOPPING: &str = "Stopping and going on";
+
+/// The flags that determine a run: one that goes on has those of its config.json.
+const SETTINGS: [&str; 20] = [
+    "data",
+    "model",
+    "tokenizer",
+    "dtype",
+    "max_length",
+    "steps",
+    "batch",
+    "seed",
+    "device",
+    "micro_batch",
+    "lisa_blocks",
+    "lisa_period",
+    "alpha",
+    "lr_lower",
+    "lr_upper",
+    "optimizer",
+    "clip",
+    "blockwise",
+    "parallel",
+    "out",
+];
 
 /// Learn source weights for which the trained model does best on val.jsonl
 #[derive(Debug, clap::Args)]
@@ -67,6 +98,20 @@ pub struct Args {
     #[arg(long, verbatim_doc_comment, help_heading = COMPUTING)]
     parallel: bool,
 
+    /// Go on with the run in this folder from its last checkpoint, with the
+    /// settings of its config.json, as if it had not been interrupted
+    #[arg(long, value_name = "DIR", verbatim_doc_comment, help_heading = STOPPING, conflicts_with_all = SETTINGS)]
+    resume: Option<PathBuf>,
+
+    /// Steps between two checkpoints [default: by time only]
+    #[arg(long, value_name = "N", help_heading = STOPPING)]
+    checkpoint_steps: Option<usize>,
+
+    /// Minutes between two checkpoints: what an end without notice costs at
+    /// most; 0 for none by time [default: 15]
+    #[arg(long, value_name = "M", verbatim_doc_comment, help_heading = STOPPING)]
+    checkpoint_minutes: Option<f64>,
+
     /// Save the trained model as a Hugging Face folder beside the weights
     #[arg(long)]
     save_model: bool,
@@ -99,7 +144,7 @@ fn optimizer(name: &str) -> Result<OptimizerKind, String> {
 }
 
 impl Args {
-    fn config(&self) -> ReweightConfig {
+    fn settings(&self) -> ReweightConfig {
         ReweightConfig {
             data: self.data.clone(),
             model: self.training.model.clone(),
@@ -120,44 +165,54 @@ impl Args {
             parallel: self.parallel,
             seed: self.training.seed,
             device: self.training.device.clone(),
+            ..defaults()
         }
+    }
+
+    /// The settings of the flags, or those of the run to go on with; when to write checkpoints may be said anew.
+    fn config(&self) -> scalebio::Result<ReweightConfig> {
+        let mut config = match &self.resume {
+            Some(run) => ReweightConfig::read(run)?,
+            None => self.settings(),
+        };
+        config.checkpoint_steps = self.checkpoint_steps.or(config.checkpoint_steps);
+        if let Some(minutes) = self.checkpoint_minutes {
+            config.checkpoint_minutes = (minutes != 0.0).then_some(minutes);
+        }
+        Ok(config)
     }
 }
 
 pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
-    let experiment = Experiment::open(args.config())?;
+    let experiment = Experiment::open(args.config()?)?;
     describe(&experiment)?;
     plan(&experiment, args.force)?;
 
-    let out = args.out.clone().unwrap_or_else(next_free_folder);
-    record.check(&out)?;
-    let mut run = experiment.reweight(&out)?;
-    record.save(&out)?;
+    let (out, mut run) = match &args.resume {
+        Some(out) => (out.clone(), experiment.resume(out)?),
+        None => {
+            let out = args.out.clone().unwrap_or_else(next_free_folder);
+            record.check(&out)?;
+            let run = experiment.reweight(&out)?;
+            record.save(&out)?;
+            (out, run)
+        }
+    };
+    let interrupt = Interrupt::catch()?;
     say!(
         "\nmodel with {} parameters, vocabulary {}, on {}",
         run.run().lower().num_params(),
         experiment.tokenizer().vocabulary_size(),
-        args.training.device
+        experiment.config().device
     )?;
-    let bar = bar("reweighting", args.training.steps);
-    for step in run.by_ref() {
-        let step = step?;
-        if bar.is_hidden()
-            && step
-                .index()
-                .is_multiple_of(args.training.steps.div_ceil(10))
-        {
-            note(format_args!("{step}")); // no terminal: a line now and then, so that a log shows life
+    if args.resume.is_some() {
+        for damage in run.damaged() {
+            say!("passed over: {damage}")?;
         }
-        bar.set_message(format!(
-            "L1(w) {:.3}  L2(w) {:.3}  L2(u) {:.3}",
-            step.upper_loss(),
-            step.lower_loss(),
-            step.auxiliary_loss()
-        ));
-        bar.inc(1);
+        say!("going on after {} steps", run.run().steps())?;
     }
-    bar.finish_and_clear();
+    take_steps(&mut run, experiment.config().steps, &interrupt, &out)?;
+    interrupt.release();
 
     print_weights(&run.report())?;
     if let Some(peak) = memory("/proc/self/status", "VmHWM:") {
@@ -175,6 +230,41 @@ pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
         drop(run); // u and what the optimizers remember: their memory is the next model's
         compare(&experiment, &learned, &reweighted)?;
     }
+    Ok(())
+}
+
+/// Takes all steps. If an end is asked for, writes a checkpoint after the step and ends the program.
+fn take_steps(
+    run: &mut Reweighting,
+    steps: usize,
+    interrupt: &Interrupt,
+    out: &Path,
+) -> Result<(), Box<dyn Error>> {
+    let bar = bar("reweighting", steps);
+    bar.set_position(run.run().steps() as u64);
+    while let Some(step) = run.next() {
+        let step = step?;
+        if bar.is_hidden() && step.index().is_multiple_of(steps.div_ceil(10)) {
+            note(format_args!("{step}")); // no terminal: a line now and then, so that a log shows life
+        }
+        bar.set_message(format!(
+            "L1(w) {:.3}  L2(w) {:.3}  L2(u) {:.3}",
+            step.upper_loss(),
+            step.lower_loss(),
+            step.auxiliary_loss()
+        ));
+        bar.inc(1);
+        let done = run.run().steps();
+        if interrupt.is_asked() && done < steps {
+            bar.finish_and_clear();
+            let checkpoint = run.checkpoint()?;
+            say!("\nstopped after {done} of {steps} steps")?;
+            say!("checkpoint  {}", checkpoint.display())?;
+            say!("go on with  --resume {}", out.display())?;
+            std::process::exit(interrupt::STATUS);
+        }
+    }
+    bar.finish_and_clear();
     Ok(())
 }
 

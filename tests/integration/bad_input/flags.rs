@@ -59,6 +59,11 @@ pub(super) fn rows() -> Vec<Row> {
                 says(2, &["reweight", "--stepz", "2"]),
             ),
             (
+                "a setting beside a run to go on with",
+                "cannot be used with",
+                says(2, &["reweight", "--resume", "runs/a", "--batch", "2"]),
+            ),
+            (
                 "a flag that is needed and nowhere",
                 "the following required arguments were not provided",
                 says(2, &["resample", "--samples", "10"]),
