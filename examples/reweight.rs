@@ -158,6 +158,7 @@ impl Args {
             parallel: self.parallel,
             seed: self.seed,
             device: self.device.clone(),
+            ..defaults()
         }
     }
 }

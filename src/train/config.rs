@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::stability::Stability;
 use crate::models::Dtype;
 use crate::solver::{ScaleBio, Update};
 use crate::{Error, Result};
@@ -67,6 +68,9 @@ pub struct ReweightConfig {
     pub parallel: bool,
     /// Where to compute; see [`device`](crate::device). Default: `flex`.
     pub device: String,
+    /// When the run stops, what the weights are pulled to, their floor and average. Default: nothing of it.
+    #[serde(flatten)]
+    pub stability: Stability,
 }
 
 impl ReweightConfig {
@@ -92,6 +96,7 @@ impl ReweightConfig {
             blockwise: None,
             parallel: false,
             device: "flex".to_owned(),
+            stability: Stability::default(),
         }
     }
 
@@ -104,6 +109,7 @@ impl ReweightConfig {
                 "the example takes 120",
             ));
         }
+        self.stability.validate(self.steps)?;
         self.lower()
             .validate("learning rate of the model (lr-lower)")?;
         self.upper()

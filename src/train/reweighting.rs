@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::experiment::Experiment;
-use super::log::{Metrics, RunFolder, Status, WeightsReport};
+use super::log::{AverageReport, Metrics, RunFolder, Status, WeightsReport};
+use super::stability::Stability;
 use crate::Result;
 use crate::models::CausalLm;
 use crate::reweight::{self, SourceWeights, TokenSources, Validation, WeightedSources};
@@ -16,14 +17,15 @@ const SHARD: u64 = 5_000_000_000;
 type LanguageRun =
     Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, CausalLm>;
 
-/// A run that learns source weights: an iterator over its steps, as many as the settings say. After every
-/// step it appends a line to `metrics.jsonl` and replaces `weights.json`.
+/// A run that learns source weights: an iterator over its steps, as many as the settings say, or until the weights
+/// have settled as [`Stability::stop_below`] asks. After every step it appends a line to `metrics.jsonl` and replaces `weights.json`.
 #[derive(Debug)]
 #[must_use = "a run does nothing until its steps are taken"]
 pub struct Reweighting {
     run: LanguageRun,
     folder: RunFolder,
     steps: usize,
+    stability: Stability,
     seed: u64,
     samples: Vec<usize>,
     /// Reach and weights before each step and after the last.
@@ -40,9 +42,13 @@ impl Reweighting {
         if let Some(layers) = experiment.layers(&model)? {
             method = method.layers(layers);
         }
-        let problem =
+        let mut problem =
             reweight::problem(experiment.training_draws(), experiment.validation_draws())?;
-        let weights = experiment.uniform_weights()?;
+        let stability = config.stability.clone();
+        let weights = experiment.uniform_weights()?.with_floor(stability.floor)?;
+        if let Some(pull) = stability.pull_over(weights.names())? {
+            problem.upper = problem.upper.pull(pull);
+        }
         let history = vec![(0.0, weights.weights())];
         let mut run = method.start(problem, weights, model)?;
         if config.parallel {
@@ -55,6 +61,7 @@ impl Reweighting {
             run,
             folder,
             steps: config.steps,
+            stability,
             seed: config.seed,
             samples: sources.iter().map(|source| source.samples.len()).collect(),
             history,
@@ -72,14 +79,32 @@ impl Reweighting {
 
     /// The weights as they stand, as in `weights.json`.
     pub fn report(&self) -> WeightsReport {
-        WeightsReport::new(
+        let mut report = WeightsReport::new(
             self.run.upper(),
             &self.samples,
             self.run.steps(),
             self.seed,
             self.run.reach(),
             self.status(),
-        )
+        );
+        let average = self.stability.average_of(&self.history);
+        report.average = average.map(|(steps, weights)| AverageReport {
+            steps,
+            weights: self
+                .run
+                .upper()
+                .names()
+                .iter()
+                .cloned()
+                .zip(weights)
+                .collect(),
+        });
+        report
+    }
+
+    /// Whether all steps are taken, or the run has stopped since the weights have settled.
+    pub fn is_over(&self) -> bool {
+        self.run.steps() >= self.steps || self.stability.has_settled(&self.history)
     }
 
     /// The file with the weights.
@@ -106,8 +131,11 @@ impl Reweighting {
     }
 
     fn status(&self) -> Status {
-        if self.run.steps() < self.steps {
+        if !self.is_over() {
             return Status::Running;
+        }
+        if self.run.steps() < self.steps {
+            return Status::Stopped;
         }
         Status::at_end(&self.history)
     }
@@ -134,7 +162,7 @@ impl Iterator for Reweighting {
 
     /// Takes a step and logs it. `None` after the last step, or after an error.
     fn next(&mut self) -> Option<Result<Step>> {
-        if self.failed || self.run.steps() >= self.steps {
+        if self.failed || self.is_over() {
             return None;
         }
         let started = Instant::now();
