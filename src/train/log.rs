@@ -1,6 +1,7 @@
 //! The files of a run: `weights.json`, `metrics.jsonl`, `config.json`. Described in docs/formats.md.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -72,6 +73,18 @@ pub enum Status {
     /// The run stopped before its last step since the weights moved less than was asked for, see
     /// [`Stability::stop_below`](super::Stability::stop_below). The step of the report says when.
     Stopped,
+}
+
+impl fmt::Display for Status {
+    /// As in the files.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Converged => "converged",
+            Self::OutOfReach => "out_of_reach",
+            Self::Stopped => "stopped",
+        })
+    }
 }
 
 impl Status {

@@ -29,6 +29,7 @@ mod properties;
 mod reweighting;
 mod settings;
 mod solver;
+mod stability;
 mod theory;
 mod zeroth_order;
 mod zoo;
@@ -78,5 +79,7 @@ mod plan;
 mod pretrained;
 #[cfg(feature = "llm")]
 mod resample;
+#[cfg(feature = "llm")]
+mod stability_runs;
 #[cfg(feature = "llm")]
 mod stories;
