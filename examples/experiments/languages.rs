@@ -1,6 +1,5 @@
 //! Irrelevant languages: sources are languages, the target is one of them, and what is learned is put to use.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,9 +10,6 @@ use scalebio::train::{
 
 use crate::base::Base;
 use crate::{Outcome, Settings};
-
-/// The source in the language of the validation and the test set, in the shipped data.
-pub const TARGET: &str = "english";
 
 /// The settings that the table of docs/experiments.md was made with.
 pub const DEFAULTS: Settings = Settings {
@@ -49,23 +45,16 @@ const BASE: Base = Base {
     batch: 1,
 };
 
-/// Weights, and the test losses of models that were trained on mixes drawn by them.
-#[derive(Clone, Debug)]
-pub struct Learned {
-    pub report: WeightsReport,
-    pub learned: f64,
-    pub uniform: f64,
-}
-
-/// Learns the weights of the sources of `data`, draws a mix by them and one by uniform weights, and trains the base model on
-/// each. Everything goes to `folder`.
+/// Learns the weights of the sources of `data`, and trains the base model three times: on a mix that is drawn by them, by
+/// uniform weights, and from the source of the largest weight alone. Returns the weights and the three test losses.
+/// Everything goes to `folder`.
 pub fn run(
     data: &Path,
     settings: &Settings,
     mix: &Mix,
     seed: u64,
     folder: &Path,
-) -> Outcome<Learned> {
+) -> Outcome<(WeightsReport, [f64; 3])> {
     fs::create_dir_all(folder)?;
     let texts = texts(data)?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -75,7 +64,7 @@ pub fn run(
     };
     let model = base.make(&texts, seed, folder)?;
     let config = ReweightConfig {
-        model: Some(model.clone()),
+        model: Some(model),
         seed,
         ..settings.apply(ReweightConfig::new(data))
     };
@@ -85,47 +74,58 @@ pub fn run(
         step?;
     }
     let report = run.report();
-    let mut losses = BTreeMap::new();
-    for (name, weights) in [("learned", report.clone()), ("uniform", uniform(&report))] {
-        let file = folder.join(format!("{name}.json"));
-        fs::write(&file, serde_json::to_vec_pretty(&weights)?)?;
-        let config = ResampleConfig {
-            replacement: true, // a source of one language is small
-            seed,
-            ..ResampleConfig::new(data, file, mix.records)
-        };
-        let drawn = folder.join(format!("{name}-mix"));
-        resample(&config, &drawn)?;
-        let config = FinetuneConfig {
-            model: Some(model.clone()),
-            steps: mix.steps,
-            batch: mix.batch,
-            max_length: settings.max_length,
-            learning_rate: settings.lr_lower,
-            seed,
-            ..FinetuneConfig::new(drawn.join("mix.jsonl"))
-        };
-        let mut training = Finetuning::start(config, folder.join(format!("{name}-model")))?;
-        for step in training.by_ref() {
-            step?;
+    let learned: Vec<f64> = report.sources.iter().map(|s| s.weight).collect();
+    let largest = learned.iter().copied().fold(0.0, f64::max);
+    let uniform = vec![1.0 / learned.len() as f64; learned.len()];
+    let alone = learned.iter().map(|&w| if w < largest { 0.0 } else { 1.0 });
+    let alone: Vec<f64> = alone.collect();
+    let mut losses = [0.0; 3];
+    for (loss, (name, weights)) in losses.iter_mut().zip([
+        ("learned", &learned),
+        ("uniform", &uniform),
+        ("alone", &alone),
+    ]) {
+        let mut report = report.clone();
+        for (source, weight) in report.sources.iter_mut().zip(weights) {
+            source.weight = *weight;
         }
-        let test = experiment.test().ok_or("the data have no test set")?;
-        losses.insert(name, experiment.mean_loss(training.model(), test));
+        *loss = train(&experiment, &report, mix, &folder.join(name))?;
     }
-    Ok(Learned {
-        report,
-        learned: losses["learned"],
-        uniform: losses["uniform"],
-    })
+    Ok((report, losses))
 }
 
-fn uniform(report: &WeightsReport) -> WeightsReport {
-    let mut uniform = report.clone();
-    for source in &mut uniform.sources {
-        source.weight = 1.0 / report.sources.len() as f64;
-        source.logit = 0.0;
+/// The test loss of the base model, trained on a mix that is drawn by the given weights.
+fn train(
+    experiment: &Experiment,
+    weights: &WeightsReport,
+    mix: &Mix,
+    folder: &Path,
+) -> Outcome<f64> {
+    fs::create_dir_all(folder)?;
+    let (config, file) = (experiment.config(), folder.join("weights.json"));
+    fs::write(&file, serde_json::to_vec_pretty(weights)?)?;
+    let drawing = ResampleConfig {
+        replacement: true, // there are few records in one language
+        seed: config.seed,
+        ..ResampleConfig::new(&config.data, file, mix.records)
+    };
+    let drawn = folder.join("mix");
+    resample(&drawing, &drawn)?;
+    let training = FinetuneConfig {
+        model: config.model.clone(),
+        steps: mix.steps,
+        batch: mix.batch,
+        max_length: config.max_length,
+        learning_rate: config.lr_lower,
+        seed: config.seed,
+        ..FinetuneConfig::new(drawn.join("mix.jsonl"))
+    };
+    let mut run = Finetuning::start(training, folder.join("finetuned"))?;
+    for step in run.by_ref() {
+        step?;
     }
-    uniform
+    let test = experiment.test().ok_or("the data have no test set")?;
+    Ok(experiment.mean_loss(run.model(), test))
 }
 
 /// The texts of all sources.

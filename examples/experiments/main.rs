@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand};
-use scalebio::train::{Experiment, ReweightConfig, SeedsReport, WeightsReport};
+use scalebio::train::{Experiment, ReweightConfig, WeightsReport};
 
 mod base;
 mod denoising;
@@ -31,6 +31,16 @@ pub struct Settings {
     pub lr_lower: f64,
     pub lr_upper: f64,
 }
+
+/// The settings that the table of `quality` in docs/experiments.md was made with.
+const QUALITY: Settings = Settings {
+    steps: 60,
+    batch: 8,
+    max_length: 128,
+    alpha: 10.0,
+    lr_lower: 3e-3,
+    lr_upper: 5e-2,
+};
 
 impl Settings {
     pub fn apply(&self, config: ReweightConfig) -> ReweightConfig {
@@ -81,21 +91,27 @@ struct Flags {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
+    /// Steps of the run that learns the weights; like the flags below [default: those of docs/experiments.md]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
 
+    /// Training samples of a step
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
 
+    /// Longest sample in tokens
     #[arg(long, value_name = "N")]
     max_length: Option<usize>,
 
+    /// Penalty
     #[arg(long, value_name = "A")]
     alpha: Option<f64>,
 
+    /// Learning rate of the model
     #[arg(long, value_name = "X")]
     lr_lower: Option<f64>,
 
+    /// Learning rate of the source weights' logits
     #[arg(long, value_name = "X")]
     lr_upper: Option<f64>,
 }
@@ -132,77 +148,103 @@ fn denoising_table(flags: &Flags, out: &Path) -> Outcome<()> {
         None => denoising::shipped()?,
     };
     let settings = flags.settings(denoising::DEFAULTS);
+    let mut table = Table::new(&["rank correlation", "ruined parts", "time"]);
     for &seed in &flags.seeds {
         let started = Instant::now();
         let folder = out.join(format!("seed-{seed}"));
         let report = denoising::run(pairs.clone(), &settings, seed, &folder)?;
-        row(seed, &report);
-        println!(
-            "| rank correlation {:.3}, ruined parts {:.3}, {:.0} s",
-            denoising::correlation(&report),
-            denoising::ruined(&report),
-            started.elapsed().as_secs_f64()
-        );
+        let more = [
+            format!("{:.3}", denoising::correlation(&report)),
+            format!("{:.3}", denoising::ruined(&report)),
+            format!("{:.0} s", started.elapsed().as_secs_f64()),
+        ];
+        table.row(&report, &more);
     }
     Ok(())
 }
 
 fn languages_table(flags: &Flags, out: &Path) -> Outcome<()> {
-    let data = flags
-        .data
-        .clone()
-        .unwrap_or_else(|| Path::new(SHIPPED).join("languages"));
+    let shipped = || Path::new(SHIPPED).join("languages");
+    let data = flags.data.clone().unwrap_or_else(shipped);
     let settings = flags.settings(languages::DEFAULTS);
+    let mut table = Table::new(&["test loss", "of uniform", "of the largest alone", "time"]);
+    let mut losses = [const { Vec::new() }; 3];
     for &seed in &flags.seeds {
         let started = Instant::now();
         let folder = out.join(format!("seed-{seed}"));
-        let end = languages::run(&data, &settings, &languages::MIX, seed, &folder)?;
-        row(seed, &end.report);
-        println!(
-            "| test loss {:.4}, of the uniform mix {:.4}, {:.0} s",
-            end.learned,
-            end.uniform,
-            started.elapsed().as_secs_f64()
-        );
+        let (report, of_mixes) = languages::run(&data, &settings, &languages::MIX, seed, &folder)?;
+        let mut more: Vec<String> = of_mixes.iter().map(|loss| format!("{loss:.3}")).collect();
+        more.push(format!("{:.0} s", started.elapsed().as_secs_f64()));
+        table.row(&report, &more);
+        for (losses, loss) in losses.iter_mut().zip(of_mixes) {
+            losses.push(loss);
+        }
+    }
+    for (losses, name) in losses.iter().zip(["learned", "uniform", "largest alone"]) {
+        let highest = losses.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let lowest = losses.iter().copied().fold(f64::INFINITY, f64::min);
+        let mean = losses.iter().sum::<f64>() / losses.len() as f64;
+        println!("test loss, {name}: mean {mean:.3}, lowest {lowest:.3}, highest {highest:.3}");
     }
     Ok(())
 }
 
 fn quality_table(flags: &Flags, out: &Path) -> Outcome<()> {
-    let data = flags.data.clone().ok_or("quality needs --data")?;
-    let settings = flags.settings(Settings {
-        steps: 60,
-        batch: 8,
-        max_length: 128,
-        alpha: 10.0,
-        lr_lower: 3e-3,
-        lr_upper: 5e-2,
-    });
+    let data = flags.data.clone().ok_or("quality needs --data DIR")?;
     let config = ReweightConfig {
         tokenizer: flags.tokenizer.clone(),
-        ..settings.apply(ReweightConfig::new(data))
+        ..flags.settings(QUALITY).apply(ReweightConfig::new(data))
     };
     let mut runs = Experiment::open(config)?.seeds(&flags.seeds, out)?;
-    for step in runs.by_ref() {
+    let mut table = Table::new(&["time"]);
+    let mut started = Instant::now();
+    while let Some(step) = runs.next() {
         step?;
+        if runs.reports().len() > table.rows
+            && let Some(report) = runs.reports().last()
+        {
+            table.row(
+                report,
+                &[format!("{:.0} s", started.elapsed().as_secs_f64())],
+            );
+            started = Instant::now();
+        }
     }
-    for report in runs.reports() {
-        row(report.seed, report);
-        println!();
-    }
-    let SeedsReport { sources, .. } = runs.report()?;
-    for source in sources {
+    for source in runs.report()?.sources {
+        let (name, mean) = (source.name, source.mean);
         println!(
-            "{} {:.3} +- {:.3}",
-            source.name, source.mean, source.standard_deviation
+            "{name}: mean {mean:.3}, standard deviation {:.3}",
+            source.standard_deviation
         );
     }
     Ok(())
 }
 
-fn row(seed: u64, report: &WeightsReport) {
-    print!("seed {seed} ");
-    for source in &report.sources {
-        print!("| {} {:.3} ", source.name, source.weight);
+/// A table in Markdown, a row a seed: weights, then what the experiment adds.
+struct Table {
+    more: Vec<String>,
+    rows: usize,
+}
+
+impl Table {
+    fn new(more: &[&str]) -> Self {
+        Self {
+            more: more.iter().map(|&name| name.to_owned()).collect(),
+            rows: 0,
+        }
+    }
+
+    fn row(&mut self, report: &WeightsReport, more: &[String]) {
+        let line = |first: &str, cells: Vec<String>, more: &[String]| {
+            println!("| {first} | {} |", [&cells[..], more].concat().join(" | "));
+        };
+        if self.rows == 0 {
+            let names: Vec<String> = report.sources.iter().map(|s| s.name.clone()).collect();
+            line("seed", names, &self.more);
+            println!("|{}", "---|".repeat(1 + report.sources.len() + more.len()));
+        }
+        let weights = report.sources.iter().map(|s| format!("{:.3}", s.weight));
+        line(&report.seed.to_string(), weights.collect(), more);
+        self.rows += 1;
     }
 }

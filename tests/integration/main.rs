@@ -60,6 +60,8 @@ mod evaluate;
 #[cfg(feature = "llm")]
 mod examples;
 #[cfg(feature = "llm")]
+mod experiments;
+#[cfg(feature = "llm")]
 mod finetune;
 #[cfg(feature = "llm")]
 mod generation;
