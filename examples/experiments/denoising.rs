@@ -31,12 +31,12 @@ pub struct Pair {
 
 /// The settings that the table of docs/experiments.md was made with.
 pub const DEFAULTS: Settings = Settings {
-    steps: 300,
+    steps: 200,
     batch: 100,
     max_length: 32,
     alpha: 10.0,
     lr_lower: 3e-3,
-    lr_upper: 1.5e-2,
+    lr_upper: 2.5e-2,
 };
 
 const BASE: Base = Base {

@@ -1,7 +1,7 @@
 //! Several runs that differ by their seed, and how far their weights lie apart.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::vec;
 
 use serde::{Deserialize, Serialize};
 
@@ -129,7 +129,7 @@ impl SourceSpread {
 #[must_use = "runs do nothing until their steps are taken"]
 pub struct SeedRuns {
     experiment: Experiment,
-    seeds: vec::IntoIter<u64>,
+    seeds: VecDeque<u64>,
     out: PathBuf,
     current: Option<Reweighting>,
     reports: Vec<WeightsReport>,
@@ -156,7 +156,7 @@ impl SeedRuns {
         }
         Ok(Self {
             experiment,
-            seeds: seeds.to_vec().into_iter(),
+            seeds: seeds.iter().copied().collect(),
             out: out.to_owned(),
             current: None,
             reports: Vec::new(),
@@ -206,7 +206,7 @@ impl SeedRuns {
                 }
                 return Ok(Some(step));
             }
-            let Some(seed) = self.seeds.next() else {
+            let Some(seed) = self.seeds.pop_front() else {
                 return Ok(None);
             };
             self.current = None; // its memory is the next one's

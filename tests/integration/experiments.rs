@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use scalebio::train::ReweightConfig;
 use serde_json::Value;
 
 use crate::examples::{example, printed};
@@ -121,7 +122,13 @@ fn check_languages(row: &BTreeMap<String, String>) {
 /// With one seed: the wanted language has the largest weight, and the mix that was learned trains a better model.
 #[test]
 fn languages_finds_the_wanted_language_and_gains_by_it() {
-    let rows = experiment(&["languages", "--seeds", "1"]);
+    let rows = experiment(&[
+        "languages",
+        "--seeds",
+        "1",
+        "--data",
+        "examples/data/languages",
+    ]);
     assert_eq!(rows.len(), 1);
     check_languages(&rows[0]);
     assert!(
@@ -172,11 +179,66 @@ fn quality_prefers_the_better_and_smaller_source_in_every_seed() {
     write("train_large", ["Yes.", "No idea.", "Number."], 0..60);
     write("train_better", good, 60..80);
     write("val", good, 80..100);
-    let data = data.to_str().unwrap();
-    let small = ["--seeds", "0,1", "--steps", "30", "--max-length", "96"];
-    let rows = experiment(&[&["quality", "--data", data][..], &small].concat());
+    let (data, out) = (data.to_str().unwrap(), folder.path().join("out"));
+    let settings = [
+        "--steps",
+        "15",
+        "--batch",
+        "8",
+        "--max-length",
+        "64",
+        "--alpha",
+        "20",
+        "--lr-lower",
+        "4e-3",
+        "--lr-upper",
+        "6e-2",
+    ];
+    let arguments = ["quality", "--data", data, "--seeds", "0,1", "--out"];
+    let rows = experiment(&[&arguments, &[out.to_str().unwrap()][..], &settings].concat());
     assert_eq!(rows.len(), 2);
     for row in &rows {
         assert!(number(row, "better") > 0.5, "{row:?}");
     }
+    let config = fs::read(out.join("seed-1/config.json")).unwrap();
+    let config: ReweightConfig = serde_json::from_slice(&config).unwrap();
+    let expected = ReweightConfig {
+        steps: 15,
+        batch: 8,
+        max_length: 64,
+        alpha: 20.0,
+        lr_lower: 4e-3,
+        lr_upper: 6e-2,
+        seed: 1,
+        ..ReweightConfig::new(data)
+    };
+    assert_eq!(config, expected);
+}
+
+/// Denoising takes a file of Alpaca records: instruction and input become the question, and every record is in one part or
+/// in the validation set.
+#[test]
+fn denoising_cuts_alpaca_records_into_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("alpaca.json");
+    let record = |i: usize| serde_json::json!({"instruction": "Say", "input": format!("{i}"), "output": format!("{i}!")});
+    let records: Vec<Value> = (0..111).map(record).collect();
+    fs::write(&file, serde_json::to_vec(&records).unwrap()).unwrap();
+    let out = folder.path().join("out");
+    let paths = [file.to_str().unwrap(), out.to_str().unwrap()];
+    let arguments = ["denoising", "--data", paths[0], "--out", paths[1]];
+    let short = ["--seeds", "5", "--steps", "1", "--batch", "10"];
+    assert_eq!(experiment(&[&arguments[..], &short].concat()).len(), 1);
+    let data = out.join("seed-5/data");
+    let right = (0..111).map(|i| (format!("Say {i}"), format!("{i}!")));
+    let wrong = replaced(&out.join("seed-5"), &right.collect());
+    assert!(
+        wrong[0] < 1e-9 && wrong[5..].iter().all(|&share| share > 1.0 - 1e-9),
+        "{wrong:?}"
+    );
+    let lines = |name: &str| fs::read_to_string(data.join(name)).unwrap().lines().count();
+    let parts: usize = (0..10)
+        .map(|part| lines(&format!("train_part{part}.jsonl")))
+        .sum();
+    assert_eq!((parts, lines("val.jsonl")), (100, 11));
 }

@@ -9,6 +9,8 @@ use approx::assert_abs_diff_eq;
 use scalebio::train::{Experiment, ReweightConfig, SeedsReport, Stability, Status, WeightsReport};
 use serde_json::Value;
 
+use crate::examples::{example, printed};
+
 /// Three sources of short lines, of which the validation set is like the first.
 fn data(folder: &Path) {
     let lines = |words: [&str; 3], count: usize| -> String {
@@ -378,4 +380,74 @@ fn impossible_settings_of_stability_are_errors() {
     };
     assert!(seeds(&[]).contains("at least 1"));
     assert!(seeds(&[1, 2, 1]).contains("1 twice"));
+}
+
+/// Every flag of the program reaches the run, and what came of it is printed.
+#[test]
+fn the_program_takes_the_settings_of_stability_and_several_seeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_folder = folder.path().join("data");
+    data(&data_folder);
+    let data_folder = data_folder.to_str().unwrap();
+    let reweight = |out: &Path, flags: &[&str]| -> String {
+        let run = [
+            "--data",
+            data_folder,
+            "--steps",
+            "8",
+            "--batch",
+            "6",
+            "--max-length",
+            "8",
+        ];
+        let out = ["--out", out.to_str().unwrap()];
+        printed(&example("reweight", &[&run[..], &out, flags].concat()))
+    };
+    let flags = [
+        "--stop-below",
+        "0.9",
+        "--stop-window",
+        "3",
+        "--pull",
+        "0.5",
+        "--prior",
+        "cats=0.2,dogs=0.3,owls=0.5",
+        "--floor",
+        "0.1",
+        "--average",
+        "0.5",
+    ];
+    let expected = Stability {
+        stop_below: Some(0.9),
+        stop_window: 3,
+        pull: 0.5,
+        prior: Some(
+            [("cats", 0.2), ("dogs", 0.3), ("owls", 0.5)]
+                .map(|(name, p)| (name.to_owned(), p))
+                .into(),
+        ),
+        floor: 0.1,
+        average: Some(0.5),
+    };
+    let stability = |folder: &Path| -> Stability {
+        let config = fs::read(folder.join("config.json")).unwrap();
+        serde_json::from_slice::<ReweightConfig>(&config)
+            .unwrap()
+            .stability
+    };
+    let single = folder.path().join("single");
+    let text = reweight(&single, &flags);
+    assert_eq!(stability(&single), expected);
+    assert!(text.contains("after 3 steps: stopped"), "{text}");
+    assert!(text.contains("average over the last 2 steps"), "{text}");
+
+    let several = folder.path().join("several");
+    let text = reweight(&several, &[&flags[..], &["--seeds", "4,2"]].concat());
+    assert_eq!(stability(&several.join("seed-4")), expected);
+    assert_eq!(stability(&several.join("seed-2")), expected);
+    assert!(several.join("seeds.json").is_file());
+    assert!(
+        text.contains("deviation") && text.contains("seed 2: 3 steps, stopped"),
+        "{text}"
+    );
 }
