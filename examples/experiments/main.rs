@@ -83,6 +83,10 @@ struct Flags {
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
 
+    /// tokenizer.json (quality) [default: one trained on the sources]
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+
     /// Folder for the files [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -187,7 +191,10 @@ fn languages_table(flags: &Flags, out: &Path) -> Outcome<()> {
 
 fn quality_table(flags: &Flags, out: &Path) -> Outcome<()> {
     let data = flags.data.clone().ok_or("quality needs --data DIR")?;
-    let config = flags.settings(QUALITY).apply(ReweightConfig::new(data));
+    let config = ReweightConfig {
+        tokenizer: flags.tokenizer.clone(),
+        ..flags.settings(QUALITY).apply(ReweightConfig::new(data))
+    };
     let mut runs = Experiment::open(config)?.seeds(&flags.seeds, out)?;
     let mut table = Table::new(&["time"]);
     let mut started = Instant::now();

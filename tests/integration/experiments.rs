@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use scalebio::data::Tokenizer;
 use scalebio::train::ReweightConfig;
 use serde_json::Value;
 
@@ -180,13 +181,21 @@ fn quality_prefers_the_better_and_smaller_source_in_every_seed() {
     write("train_better", good, 60..80);
     write("val", good, 80..100);
     let (data, out) = (data.to_str().unwrap(), folder.path().join("out"));
+    let text = fs::read_to_string(Path::new(data).join("val.jsonl")).unwrap();
+    let tokenizer = folder.path().join("tokenizer.json");
+    Tokenizer::train(text.lines(), 500)
+        .unwrap()
+        .save(&tokenizer)
+        .unwrap();
     let settings = [
+        "--tokenizer",
+        tokenizer.to_str().unwrap(),
         "--steps",
         "15",
         "--batch",
         "8",
         "--max-length",
-        "64",
+        "96",
         "--alpha",
         "20",
         "--lr-lower",
@@ -205,7 +214,8 @@ fn quality_prefers_the_better_and_smaller_source_in_every_seed() {
     let expected = ReweightConfig {
         steps: 15,
         batch: 8,
-        max_length: 64,
+        max_length: 96,
+        tokenizer: Some(tokenizer),
         alpha: 20.0,
         lr_lower: 4e-3,
         lr_upper: 6e-2,
