@@ -38,6 +38,13 @@ LANGUAGES = {
     "germanic": "deu_1996 nld dan swe nob nno isl fao afr ltz fri gsw1",
     "bantu": "swh zul xho sot sna nya_chechewa lin kin run lug tsn ssw ven bem toi ndo",
 }
+# Sources of one language each for the experiment `languages`; validation and test set are in the first.
+ALONE = {
+    "english": "eng", "dutch": "nld", "french": "fra", "german": "deu_1996", "italian": "ita", "portuguese": "por_PT",
+    "spanish": "spa", "swedish": "swe",
+}
+# Records of the first language that are held out.
+ALONE_HELD_OUT = {"val": 8, "test": 10}
 # Addresses of people and places on the net, drawings, and words that a small example need not teach.
 UNWANTED = re.compile(
     r"https?:|www\.|ftp\.|\w@\w|[\u2500-\u257f]|[|_+-]{3}|fuck|\brap(?:e|ed|ist)\b|\bnazi|bitch|dickless|\btits\b|nigger|negro|pickanin|red-skin|hebrew|\bjews?\b",
@@ -227,7 +234,8 @@ def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     out = pathlib.Path(sys.argv[1])
-    (out / "LICENSES").mkdir(parents=True, exist_ok=True)
+    for folder in ("LICENSES", "languages"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         jargon = debian_dictionary("dict-jargon", folder)
@@ -250,6 +258,12 @@ def main():
     for name, codes in LANGUAGES.items():
         records = (record for code in codes.split() for record in articles(declarations[f"declaration/{code}.html"]))
         files[f"train_{name}"] = take(shuffled({r: None for r in records if len(r) >= SHORTEST}, name), SOURCE)
+    for name, code in ALONE.items():
+        records = shuffled({r: None for r in articles(declarations[f"declaration/{code}.html"]) if len(r) >= SHORTEST}, name)
+        if name == "english":
+            for held_out, count in ALONE_HELD_OUT.items():
+                files[f"languages/{held_out}"] = [records.pop() for _ in range(count)]
+        files[f"languages/train_{name}"] = records
     pieces = {}
     for path, source in sorted(gym.items()):
         own = not SECOND_HAND.search(source) and SECOND_HAND_FOLDERS.isdisjoint(path.split("/"))

@@ -71,6 +71,7 @@ mod language;
 mod mixture;
 mod objective;
 mod order;
+mod pull;
 mod weights;
 
 pub use draws::{Draws, Pick, Samples, Sampling};
@@ -78,4 +79,7 @@ pub use draws::{Draws, Pick, Samples, Sampling};
 pub use language::TokenSources;
 pub use mixture::{Mixture, Shortage};
 pub use objective::{SampleLosses, Validation, WeightedBatch, WeightedSources, problem};
+pub use pull::Pull;
+#[cfg(feature = "llm")]
+pub(crate) use pull::check_strength;
 pub use weights::SourceWeights;

@@ -5,7 +5,8 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorData};
 
 use super::draws::{Draws, Samples};
-use super::weights::{SourceWeights, numbers, times_jacobian};
+use super::pull::Pull;
+use super::weights::{SourceWeights, numbers};
 use crate::problem::has_frozen;
 use crate::{Bilevel, Error, Gradients, LowerObjective, Result, UpperObjective};
 
@@ -122,7 +123,7 @@ impl<B> WeightedBatch<B> {
         }
         let mut of_upper = GradientsParams::new();
         let logits = weights.parameter();
-        let gradient = like(&logits.val().inner(), &times_jacobian(&p, &parts));
+        let gradient = like(&logits.val().inner(), &weights.chain(&parts));
         of_upper.register(logits.id, gradient);
         Ok(Gradients {
             loss: p.iter().zip(&parts).map(|(p, part)| p * part).sum(),
@@ -220,10 +221,13 @@ where
     }
 }
 
-/// The upper objective `L1(w)`: the mean loss of drawn validation samples.
+/// The upper objective `L1(w)`: the mean loss of drawn validation samples; with a [`Pull`], `L1(w)` and the pull.
+///
+/// With a pull, [`Gradients::parts`] are the two terms, `[L1(w), strength KL(p | q)]`; without one there are none.
 #[derive(Clone, Debug)]
 pub struct Validation<S> {
     draws: Draws<S>,
+    pull: Option<Pull>,
 }
 
 impl<S: Samples> Validation<S> {
@@ -234,7 +238,14 @@ impl<S: Samples> Validation<S> {
     /// [`Error::Setting`] for draws that cannot work: no samples, a batch of 0 or of more than there are.
     pub fn new(draws: Draws<S>) -> Result<Self> {
         draws.validate("validation set")?;
-        Ok(Self { draws })
+        Ok(Self { draws, pull: None })
+    }
+
+    /// Adds a pull of the source weights to a prior. Default: none.
+    #[must_use]
+    pub fn pull(mut self, pull: Pull) -> Self {
+        self.pull = Some(pull);
+        self
     }
 
     /// The draws and, through them, the samples.
@@ -260,12 +271,35 @@ where
         Ok(batches)
     }
 
-    fn loss(&self, _: &SourceWeights, model: &W, batch: &Self::Batch) -> Tensor<1> {
-        batch.loss(model)
+    fn loss(&self, weights: &SourceWeights, model: &W, batch: &Self::Batch) -> Tensor<1> {
+        let loss = batch.loss(model);
+        let Some(pull) = &self.pull else {
+            return loss;
+        };
+        let pull = pull.loss(weights) * share(batch);
+        let pull = pull.to_device(&loss.device()).cast(loss.dtype());
+        loss + pull
     }
 
-    fn gradients(&self, _: &SourceWeights, model: &W, batch: &Self::Batch) -> Result<Gradients> {
-        batch.gradients(model)
+    fn gradients(
+        &self,
+        weights: &SourceWeights,
+        model: &W,
+        batch: &Self::Batch,
+    ) -> Result<Gradients> {
+        let mut gradients = batch.gradients(model)?;
+        let Some(pull) = &self.pull else {
+            return Ok(gradients);
+        };
+        let (value, slopes) = pull.gradient(weights)?;
+        let share = share(batch);
+        let slopes: Vec<f64> = slopes.iter().map(|slope| share * slope).collect();
+        let logits = weights.parameter();
+        let slopes = like(&logits.val().inner(), &slopes);
+        gradients.of_upper.register(logits.id, slopes);
+        gradients.parts = vec![gradients.loss, share * value];
+        gradients.loss += share * value;
+        Ok(gradients)
     }
 
     fn progress(&self) -> Option<String> {
@@ -275,6 +309,11 @@ where
     fn resume(&mut self, progress: &str) -> Result<()> {
         self.draws.resume(progress)
     }
+}
+
+/// The share of a draw that a validation micro-batch is: its part of a term that counts once a draw.
+fn share<B>(batch: &WeightedBatch<B>) -> f64 {
+    batch.coefficients.iter().sum()
 }
 
 /// The reweighting problem over draws of training sources and of a validation set. Its upper variable

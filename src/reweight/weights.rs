@@ -8,6 +8,8 @@ use crate::{Error, Result};
 
 /// The weights of `m` data sources, `p = softmax(lambda)`, with one logit `lambda_i` a source.
 ///
+/// With a [floor](Self::with_floor) `f`, `p = f + (1 - m f) softmax(lambda)`.
+///
 /// # Reference
 ///
 /// Pan et al., *ScaleBiO*, arXiv 2406.19976, section 3: `lambda` starts at 0, that is, at uniform weights.
@@ -16,6 +18,8 @@ pub struct SourceWeights {
     logits: Param<Tensor<1>>,
     #[module(skip)]
     names: Vec<String>,
+    #[module(skip)]
+    floor: f64,
 }
 
 impl SourceWeights {
@@ -78,7 +82,41 @@ impl SourceWeights {
         Ok(Self {
             logits: Param::from_tensor(logits),
             names,
+            floor: 0.0,
         })
+    }
+
+    /// Keeps every weight at `floor` or above: `p = floor + (1 - m floor) softmax(lambda)` for `m` sources. Default: 0.
+    ///
+    /// No source can be lost, not even one that the validation set has no use for: at most `1 - (m - 1) floor` is left
+    /// for any one. The gradients are those of this `p`, so that a source at its floor stays in the training loss at that
+    /// share; this is not the same as to clip the weights of a run without a floor afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] unless `0 <= floor < 1 / m`.
+    pub fn with_floor(mut self, floor: f64) -> Result<Self> {
+        let sources = self.names.len();
+        if !(floor >= 0.0 && floor * (sources as f64) < 1.0) {
+            return Err(Error::setting(
+                "floor",
+                floor,
+                format!("at least 0 and below 1/{sources} for {sources} sources"),
+                "the weights add up to 1; 0 is no floor",
+            ));
+        }
+        self.floor = floor;
+        Ok(self)
+    }
+
+    /// No weight is below it.
+    pub fn floor(&self) -> f64 {
+        self.floor
+    }
+
+    /// `1 - m floor`, what softmax shares out.
+    fn free(&self) -> f64 {
+        1.0 - self.names.len() as f64 * self.floor
     }
 
     /// Names of the sources.
@@ -100,17 +138,25 @@ impl SourceWeights {
         numbers(self.logits.val())
     }
 
-    /// `p = softmax(lambda)`, differentiable.
+    /// The weights `p`, differentiable.
     ///
     /// # Shapes
     ///
     /// - output: `[sources]`
     pub fn probabilities(&self) -> Tensor<1> {
-        softmax(self.logits.val(), 0)
+        softmax(self.logits.val(), 0) * self.free() + self.floor
     }
 
-    /// `p = softmax(lambda)` as numbers, computed in double precision.
+    /// The weights `p` as numbers, computed in double precision.
     pub fn weights(&self) -> Vec<f64> {
+        let mut weights = self.softmax();
+        for weight in &mut weights {
+            *weight = self.floor + self.free() * *weight;
+        }
+        weights
+    }
+
+    fn softmax(&self) -> Vec<f64> {
         let logits = self.logit_values();
         let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let mut weights: Vec<f64> = logits.iter().map(|logit| (logit - largest).exp()).collect();
@@ -122,26 +168,33 @@ impl SourceWeights {
     }
 
     /// The penalty hypergradient in closed form, `alpha (diag(p) - p p^T) (l(w) - l(u))`, from the
-    /// source losses `lower = l(w)` and `auxiliary = l(u)`.
+    /// source losses `lower = l(w)` and `auxiliary = l(u)`. With a floor `f` the Jacobian is `(1 - m f) (diag(s) - s s^T)`
+    /// with `s = softmax(lambda)`.
     pub fn hypergradient(&self, alpha: f64, lower: &[f64], auxiliary: &[f64]) -> Vec<f64> {
         let gaps: Vec<f64> = lower
             .iter()
             .zip(auxiliary)
             .map(|(lower, auxiliary)| alpha * (lower - auxiliary))
             .collect();
-        times_jacobian(&self.weights(), &gaps)
+        self.chain(&gaps)
+    }
+
+    /// From derivatives in the weights `p` to derivatives in the logits: the Jacobian of `p`, which is symmetric, times
+    /// `slopes`.
+    pub(super) fn chain(&self, slopes: &[f64]) -> Vec<f64> {
+        let s = self.softmax();
+        let mean: f64 = s.iter().zip(slopes).map(|(s, slope)| s * slope).sum();
+        let free = self.free();
+        let terms = s.iter().zip(slopes);
+        terms
+            .map(|(s, slope)| free * (s * (slope - mean)))
+            .collect()
     }
 
     /// The parameter itself, for gradients in closed form.
     pub(super) fn parameter(&self) -> &Param<Tensor<1>> {
         &self.logits
     }
-}
-
-/// `(diag(p) - p p^T) v`: the Jacobian of softmax, which is symmetric, times a vector.
-pub(super) fn times_jacobian(p: &[f64], v: &[f64]) -> Vec<f64> {
-    let mean: f64 = p.iter().zip(v).map(|(p, v)| p * v).sum();
-    p.iter().zip(v).map(|(p, v)| p * (v - mean)).collect()
 }
 
 /// The elements of a tensor in double precision.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::stability::Stability;
 use crate::models::Dtype;
 use crate::solver::{ScaleBio, Update};
 use crate::{Error, Result};
@@ -75,6 +76,9 @@ pub struct ReweightConfig {
     /// never. Default: 15, which is what an end of the process without notice costs at most.
     #[serde(default = "checkpoint_minutes")]
     pub checkpoint_minutes: Option<f64>,
+    /// When the run stops, what the weights are pulled to, their floor and average. Default: nothing of it.
+    #[serde(flatten)]
+    pub stability: Stability,
 }
 
 fn checkpoint_minutes() -> Option<f64> {
@@ -106,6 +110,7 @@ impl ReweightConfig {
             device: "flex".to_owned(),
             checkpoint_steps: None,
             checkpoint_minutes: checkpoint_minutes(),
+            stability: Stability::default(),
         }
     }
 
@@ -162,6 +167,7 @@ impl ReweightConfig {
                 "without any, the run has checkpoints by steps or none",
             ));
         }
+        self.stability.validate(self.steps)?;
         self.lower()
             .validate("learning rate of the model (lr-lower)")?;
         self.upper()

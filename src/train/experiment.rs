@@ -8,6 +8,7 @@ use burn::tensor::Device;
 use super::config::{OptimizerKind, ReweightConfig};
 use super::evaluate::{check_length, mean_loss};
 use super::reweighting::Reweighting;
+use super::seeds::SeedRuns;
 use super::training::Training;
 use crate::data::{Corpus, CorpusConfig, Source, Tokenizer};
 use crate::models::{
@@ -189,6 +190,20 @@ impl Experiment {
     /// of another base model, with what differs; a run that another process is writing.
     pub fn resume(&self, out: impl AsRef<Path>) -> Result<Reweighting> {
         Reweighting::resume(self, out.as_ref())
+    }
+
+    /// Starts learning the source weights once for each seed, one run after the other. Files go to the folder `out`.
+    ///
+    /// # Errors
+    ///
+    /// No seed, a seed twice, a folder that already holds such runs. What a run's start refuses, the first step returns.
+    pub fn seeds(self, seeds: &[u64], out: impl AsRef<Path>) -> Result<SeedRuns> {
+        SeedRuns::new(self, seeds, out.as_ref())
+    }
+
+    /// Takes another seed. The data and the tokenizer do not depend on it.
+    pub fn reseed(&mut self, seed: u64) {
+        self.config.seed = seed;
     }
 
     /// Starts training the base model on fixed `weights`: the update of `u`, with the same steps, batches

@@ -1,6 +1,7 @@
 //! The files of a run: `weights.json`, `metrics.jsonl`, `config.json`. Described in docs/formats.md.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -35,6 +36,18 @@ pub struct WeightsReport {
     pub status: Status,
     /// The sources, sorted by name.
     pub sources: Vec<SourceReport>,
+    /// The average weights, if they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<AverageReport>,
+}
+
+/// Weights averaged over the last steps, see [`Stability::average`](super::Stability::average).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AverageReport {
+    /// Number of steps, the last of which is that of the report: the weights after each of them count alike.
+    pub steps: usize,
+    /// The mean weight of each source; they add up to 1.
+    pub weights: BTreeMap<String, f64>,
 }
 
 /// One source of a [`WeightsReport`].
@@ -44,7 +57,7 @@ pub struct SourceReport {
     pub name: String,
     /// Its weight; the weights of all sources add up to 1.
     pub weight: f64,
-    /// Its logit.
+    /// Its logit. Without a floor the weights are the softmax of the logits.
     pub logit: f64,
     /// Number of its samples.
     pub samples: usize,
@@ -62,6 +75,21 @@ pub enum Status {
     /// The weights were still moving when the learning rates were used up: more steps, or a larger learning
     /// rate of the weights, would take them further.
     OutOfReach,
+    /// The run stopped before its last step since the weights moved less than was asked for, see
+    /// [`Stability::stop_below`](super::Stability::stop_below). The step of the report says when.
+    Stopped,
+}
+
+impl fmt::Display for Status {
+    /// As in the files.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Converged => "converged",
+            Self::OutOfReach => "out_of_reach",
+            Self::Stopped => "stopped",
+        })
+    }
 }
 
 impl Status {
@@ -113,6 +141,7 @@ impl WeightsReport {
                     samples,
                 })
                 .collect(),
+            average: None,
         }
     }
 
@@ -164,6 +193,8 @@ impl WeightsReport {
 pub(super) struct Metrics<'a> {
     step: usize,
     l1_w: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pull: Option<f64>,
     l2_w: f64,
     l2_u: f64,
     gap: f64,
@@ -197,9 +228,15 @@ impl<'a> Metrics<'a> {
                 .collect()
         };
         let (rates, norms) = (step.learning_rates(), step.gradient_norms());
+        // With a pull the upper objective has two terms, of which the validation loss is the first.
+        let (l1_w, pull) = match step.upper_parts() {
+            [loss, pull] => (*loss, Some(*pull)),
+            _ => (step.upper_loss(), None),
+        };
         Self {
             step: step.index(),
-            l1_w: step.upper_loss(),
+            l1_w,
+            pull,
             l2_w: step.lower_loss(),
             l2_u: step.auxiliary_loss(),
             gap: step.value_gap(),

@@ -17,6 +17,8 @@ mod finetune;
 mod log;
 mod resample;
 mod reweighting;
+mod seeds;
+mod stability;
 mod training;
 
 pub use answers::Answer;
@@ -27,7 +29,9 @@ pub use evaluate::{
 };
 pub use experiment::Experiment;
 pub use finetune::{FinetuneConfig, FinetuneStep, Finetuning};
-pub use log::{SourceReport, Status, WeightsReport};
+pub use log::{AverageReport, SourceReport, Status, WeightsReport};
 pub use resample::{Duplicates, ResampleConfig, ResampleReport, ResampledSource, resample};
 pub use reweighting::Reweighting;
+pub use seeds::{SeedRuns, SeedsReport, SourceSpread};
+pub use stability::Stability;
 pub use training::Training;

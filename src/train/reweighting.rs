@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use super::checkpoints::{History, Note, Origin, Schedule};
 use super::experiment::Experiment;
-use super::log::{CHECKPOINTS, Metrics, RunFolder, Status, WeightsReport};
+use super::log::{AverageReport, CHECKPOINTS, Metrics, RunFolder, Status, WeightsReport};
+use super::stability::Stability;
 use crate::models::CausalLm;
 use crate::reweight::{self, SourceWeights, TokenSources, Validation, WeightedSources};
 use crate::solver::{Checkpoint, Run, ScaleBio, Step};
@@ -17,8 +18,9 @@ const SHARD: u64 = 5_000_000_000;
 type LanguageRun =
     Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, CausalLm>;
 
-/// A run that learns source weights: an iterator over its steps, as many as the settings say. After every
-/// step it appends a line to `metrics.jsonl` and replaces `weights.json`; now and then it writes a checkpoint
+/// A run that learns source weights: an iterator over its steps, as many as the settings say, or until the weights
+/// have settled as [`Stability::stop_below`] asks. After every step it appends a line to `metrics.jsonl` and replaces
+/// `weights.json`; now and then it writes a checkpoint
 /// ([`ReweightConfig::checkpoint_minutes`](super::ReweightConfig::checkpoint_minutes)), from which
 /// [`Experiment::resume`] goes on.
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub struct Reweighting {
     run: LanguageRun,
     folder: RunFolder,
     steps: usize,
+    stability: Stability,
     seed: u64,
     samples: Vec<usize>,
     history: History,
@@ -54,10 +57,16 @@ impl Start {
             method = method.layers(layers);
         }
         let (training, validation) = (experiment.training_draws(), experiment.validation_draws());
+        let mut problem = reweight::problem(training, validation)?;
+        let stability = &experiment.config().stability;
+        let weights = experiment.uniform_weights()?.with_floor(stability.floor)?;
+        if let Some(pull) = stability.pull_over(weights.names())? {
+            problem.upper = problem.upper.pull(pull);
+        }
         Ok(Self {
             method,
-            problem: reweight::problem(training, validation)?,
-            weights: experiment.uniform_weights()?,
+            problem,
+            weights,
             origin: Origin::new(experiment, &model)?,
             model,
         })
@@ -112,6 +121,7 @@ impl Reweighting {
             run,
             folder,
             steps: config.steps,
+            stability: config.stability.clone(),
             seed: config.seed,
             samples: sources.iter().map(|source| source.samples.len()).collect(),
             history,
@@ -157,14 +167,32 @@ impl Reweighting {
 
     /// The weights as they stand, as in `weights.json`.
     pub fn report(&self) -> WeightsReport {
-        WeightsReport::new(
+        let mut report = WeightsReport::new(
             self.run.upper(),
             &self.samples,
             self.run.steps(),
             self.seed,
             self.run.reach(),
             self.status(),
-        )
+        );
+        let average = self.stability.average_of(&self.history);
+        report.average = average.map(|(steps, weights)| AverageReport {
+            steps,
+            weights: self
+                .run
+                .upper()
+                .names()
+                .iter()
+                .cloned()
+                .zip(weights)
+                .collect(),
+        });
+        report
+    }
+
+    /// Whether all steps are taken, or the run has stopped since the weights have settled.
+    pub fn is_over(&self) -> bool {
+        self.run.steps() >= self.steps || self.stability.has_settled(&self.history)
     }
 
     /// The file with the weights.
@@ -191,8 +219,11 @@ impl Reweighting {
     }
 
     fn status(&self) -> Status {
-        if self.run.steps() < self.steps {
+        if !self.is_over() {
             return Status::Running;
+        }
+        if self.run.steps() < self.steps {
+            return Status::Stopped;
         }
         Status::at_end(&self.history)
     }
@@ -219,7 +250,7 @@ impl Iterator for Reweighting {
 
     /// Takes a step and logs it. `None` after the last step, or after an error.
     fn next(&mut self) -> Option<Result<Step>> {
-        if self.failed || self.run.steps() >= self.steps {
+        if self.failed || self.is_over() {
             return None;
         }
         let started = Instant::now();

@@ -29,6 +29,7 @@ mod properties;
 mod reweighting;
 mod settings;
 mod solver;
+mod stability;
 mod theory;
 mod zeroth_order;
 mod zoo;
@@ -65,6 +66,8 @@ mod evaluate;
 #[cfg(feature = "llm")]
 mod examples;
 #[cfg(feature = "llm")]
+mod experiments;
+#[cfg(feature = "llm")]
 mod finetune;
 #[cfg(feature = "llm")]
 mod generation;
@@ -92,5 +95,6 @@ mod resume;
 mod resume_kill;
 #[cfg(feature = "llm")]
 mod resume_training;
+mod stability_runs;
 #[cfg(feature = "llm")]
 mod stories;

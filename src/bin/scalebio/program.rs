@@ -20,6 +20,7 @@ mod plan;
 mod record;
 mod resample;
 mod reweight;
+mod stability;
 mod table;
 mod training;
 

@@ -13,6 +13,7 @@ use scalebio::train::{
 use super::console::{bar, note, print, say};
 use super::interrupt::{self, Interrupt};
 use super::record::Record;
+use super::stability;
 use super::table;
 use super::training::{COMPUTING, TRAINING, Training};
 
@@ -33,7 +34,7 @@ const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
 const STOPPING: &str = "Stopping and going on";
 
 /// The flags that determine a run: one that goes on has those of its config.json.
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 27] = [
     "data",
     "model",
     "tokenizer",
@@ -53,6 +54,13 @@ const SETTINGS: [&str; 20] = [
     "clip",
     "blockwise",
     "parallel",
+    "stop_below",
+    "stop_window",
+    "pull",
+    "prior",
+    "floor",
+    "average",
+    "seeds",
     "out",
 ];
 
@@ -97,6 +105,9 @@ pub struct Args {
     /// more memory, the same results
     #[arg(long, verbatim_doc_comment, help_heading = COMPUTING)]
     parallel: bool,
+
+    #[command(flatten)]
+    stability: stability::Flags,
 
     /// Go on with the run in this folder from its last checkpoint, with the
     /// settings of its config.json, as if it had not been interrupted
@@ -165,6 +176,7 @@ impl Args {
             parallel: self.parallel,
             seed: self.training.seed,
             device: self.training.device.clone(),
+            stability: self.stability.settings(),
             ..defaults()
         }
     }
@@ -188,6 +200,11 @@ pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
     describe(&experiment)?;
     plan(&experiment, args.force)?;
 
+    if !args.stability.seeds.is_empty() {
+        let out = args.out.clone().unwrap_or_else(next_free_folder);
+        record.check(&out)?;
+        return stability::run_seeds(experiment, &args.stability.seeds, &out, record);
+    }
     let (out, mut run) = match &args.resume {
         Some(out) => (out.clone(), experiment.resume(out)?),
         None => {
@@ -255,7 +272,7 @@ fn take_steps(
         ));
         bar.inc(1);
         let done = run.run().steps();
-        if interrupt.is_asked() && done < steps {
+        if interrupt.is_asked() && !run.is_over() {
             bar.finish_and_clear();
             let checkpoint = run.checkpoint()?;
             say!("\nstopped after {done} of {steps} steps")?;
@@ -343,10 +360,19 @@ fn print_weights(report: &WeightsReport) -> io::Result<()> {
         )?;
     }
     say!("{:<24} {:>8} {uniform:>8.4}", "(uniform)", "")?;
+    if let Some(average) = &report.average {
+        say!("\naverage over the last {} steps", average.steps)?;
+        for (name, weight) in &average.weights {
+            say!("{name:<24} {:>8} {weight:>8.4}", "")?;
+        }
+    }
     say!(
         "\nafter {} steps: {}",
         report.step,
         match report.status {
+            Status::Stopped =>
+                "stopped, since the weights moved less than --stop-below over the last --stop-window steps"
+                    .to_owned(),
             Status::Converged => "the weights have settled".to_owned(),
             _ => format!(
                 "the weights were still moving when the learning rates were used up (reach {:.2}): \
