@@ -85,4 +85,6 @@ mod pretrained;
 #[cfg(feature = "llm")]
 mod resample;
 #[cfg(feature = "llm")]
+mod spread;
+#[cfg(feature = "llm")]
 mod stories;
