@@ -165,6 +165,7 @@ impl WeightsReport {
                     samples,
                 })
                 .collect(),
+            average: None,
         }
     }
 

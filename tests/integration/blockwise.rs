@@ -39,7 +39,7 @@ impl ModuleMapper for Freeze<'_> {
     }
 }
 
-fn with_active(model: &CausalLm, active: &dyn Fn(Option<usize>, &str) -> bool) -> CausalLm {
+pub fn with_active(model: &CausalLm, active: &dyn Fn(Option<usize>, &str) -> bool) -> CausalLm {
     model.clone().map(&mut Freeze {
         blocks: model.blocks_path(),
         path: Vec::new(),
@@ -70,7 +70,7 @@ impl ModuleVisitor for Read<'_> {
     }
 }
 
-fn read(model: &CausalLm, gradients: &GradientsParams) -> Vec<(String, Option<Vec<f64>>)> {
+pub fn read(model: &CausalLm, gradients: &GradientsParams) -> Vec<(String, Option<Vec<f64>>)> {
     let mut read = Read {
         path: Vec::new(),
         gradients,
@@ -81,7 +81,7 @@ fn read(model: &CausalLm, gradients: &GradientsParams) -> Vec<(String, Option<Ve
 }
 
 /// Three samples of different lengths, with prompts and padding; the last has no label.
-fn batch(vocabulary: usize) -> TokenBatch {
+pub fn batch(vocabulary: usize) -> TokenBatch {
     let sample = |length: usize, prompt: usize, start: usize| Sample {
         ids: (0..length)
             .map(|i| ((start + i * (i + 3)) % vocabulary) as u32)
@@ -92,7 +92,7 @@ fn batch(vocabulary: usize) -> TokenBatch {
     TokenBatch::new(&samples.iter().collect::<Vec<_>>())
 }
 
-const FACTORS: [f64; 3] = [0.7, -1.9, 3.0];
+pub const FACTORS: [f64; 3] = [0.7, -1.9, 3.0];
 
 /// Compares the two ways for one choice of active parameters.
 fn check(model: &CausalLm, batch: &TokenBatch, what: &str) {
@@ -111,9 +111,9 @@ fn check_factors(model: &CausalLm, batch: &TokenBatch, factors: &[f64], what: &s
     }
 }
 
-type Found = (Vec<f64>, Vec<(String, Option<Vec<f64>>)>);
+pub type Found = (Vec<f64>, Vec<(String, Option<Vec<f64>>)>);
 
-fn compare((losses, gradients): Found, (expected_losses, expected): &Found, what: &str) {
+pub fn compare((losses, gradients): Found, (expected_losses, expected): &Found, what: &str) {
     for (a, b) in losses.iter().zip(expected_losses) {
         assert!((a - b).abs() <= TOLERANCE * b.abs(), "{what}: {a} {b}");
     }
@@ -138,7 +138,7 @@ fn compare((losses, gradients): Found, (expected_losses, expected): &Found, what
     }
 }
 
-fn folders(set: &str) -> Vec<PathBuf> {
+pub fn folders(set: &str) -> Vec<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
         .join(set);
@@ -150,7 +150,7 @@ fn folders(set: &str) -> Vec<PathBuf> {
     folders
 }
 
-fn blocks_of(model: &CausalLm) -> usize {
+pub fn blocks_of(model: &CausalLm) -> usize {
     scalebio::Lisa::over(model, &model.blocks_path())
         .unwrap()
         .blocks()

@@ -61,3 +61,21 @@ fn gpu_trains_a_small_gpt2_as_the_cpu_does() {
         "{ours:?} {cpu:?}"
     );
 }
+
+/// Blocks on the CPU and on the GPU: the weights after twenty steps are those of the CPU alone.
+#[test]
+#[cfg(feature = "llm")]
+fn gpu_and_cpu_share_a_model() {
+    let Some(gpu) = software_gpu() else { return };
+    let weights = |devices: &[Device]| {
+        let mut run = crate::lisa_gpt2::start_spread(devices);
+        run.by_ref().take(20).for_each(|step| drop(step.unwrap()));
+        run.upper().weights()
+    };
+    let cpu = Device::flex().autodiff();
+    let (both, alone) = (weights(&[cpu.clone(), gpu.autodiff()]), weights(&[cpu]));
+    assert!(
+        crate::zoo::largest_difference(&both, &alone) < 1e-3,
+        "{both:?} {alone:?}"
+    );
+}

@@ -78,6 +78,13 @@ pub fn start_small(device: &Device) -> LanguageRun {
     start(adamw(), small_on(device))
 }
 
+/// A run of a small GPT-2 under LISA, with its blocks on these devices.
+pub fn start_spread(devices: &[Device]) -> LanguageRun {
+    let model = small_on(&devices[0]).spread(devices).unwrap();
+    let lisa = Lisa::over(&model, &model.blocks_path()).unwrap().period(3);
+    start(adamw().layers(lisa), model)
+}
+
 fn small_on(device: &Device) -> CausalLm {
     Gpt2Config::new(20, 8, 8, BLOCKS, 2)
         .init(3, device)

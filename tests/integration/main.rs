@@ -95,6 +95,9 @@ mod resume;
 mod resume_kill;
 #[cfg(feature = "llm")]
 mod resume_training;
+#[cfg(feature = "llm")]
+mod spread;
+#[cfg(feature = "llm")]
 mod stability_runs;
 #[cfg(feature = "llm")]
 mod stories;
