@@ -55,6 +55,7 @@
 //! | [`Minibatches`] | seeded draws from a finite sum, that resume from one number |
 //! | [`methods`] | the bilevel methods of the field behind one trait: F2SA, BOME, SAMA, SOBA and others |
 //! | [`reweight`] | source weights over any model with a loss a sample |
+//! | `baselines` (feature `llm`) | what ScaleBiO is compared with: LESS, RHO-LOSS, DoReMi and others |
 //! | `models`, `data`, `train` (feature `llm`) | language models, text, whole runs with their files |
 //! | `problems` (feature `problems`) | classical bilevel problems, exact solutions where there are, data readers |
 //! | [`device`] | devices by name, as on a command line |
@@ -89,6 +90,8 @@
 
 pub use burn;
 
+#[cfg(feature = "llm")]
+pub mod baselines;
 #[cfg(feature = "llm")]
 pub mod data;
 mod device;

@@ -14,6 +14,8 @@ use crate::{Error, Result};
 
 /// The version of `weights.json`. It grows with every change that an older reader would misunderstand.
 const SCHEMA_VERSION: u32 = 1;
+/// A logit whose exponential is 0 in double precision. JSON has no minus infinity.
+const ZERO: f64 = -746.0;
 
 /// The learned weights: what `weights.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,6 +107,29 @@ impl WeightsReport {
                     name: name.clone(),
                     weight,
                     logit,
+                    samples,
+                })
+                .collect(),
+        }
+    }
+
+    /// Weights that no logits were learned for: of a source of weight 0 the logit is that at which softmax underflows.
+    pub(super) fn fixed(
+        sources: impl Iterator<Item = ((String, f64), usize)>,
+        step: usize,
+        seed: u64,
+    ) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            step,
+            seed,
+            reach: 0.0,
+            status: Status::Converged,
+            sources: sources
+                .map(|((name, weight), samples)| SourceReport {
+                    name,
+                    weight,
+                    logit: weight.ln().max(ZERO),
                     samples,
                 })
                 .collect(),

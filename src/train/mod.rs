@@ -8,6 +8,7 @@
 //! [`Finetuning`] trains a base model on it, and [`evaluate`] measures a model on text it has not seen.
 
 mod answers;
+mod baselines;
 mod config;
 mod evaluate;
 mod experiment;
@@ -18,6 +19,7 @@ mod reweighting;
 mod training;
 
 pub use answers::Answer;
+pub use baselines::{BaselineResult, SelectedSource, Selection};
 pub use config::{OptimizerKind, ReweightConfig};
 pub use evaluate::{
     AnswerScore, EvaluateConfig, Evaluation, EvaluationReport, PromptStyle, evaluate,
