@@ -90,7 +90,7 @@ impl Range {
         } else {
             Vec::new()
         };
-        let labelled: Vec<(f64, String)> = if fine.len() > 2 {
+        let labelled: Vec<(f64, String)> = if fine.len() > 1 {
             fine.into_iter().map(|v| (v, label(v, v))).collect()
         } else if self.logarithmic {
             steps(10f64.powf(self.low), 10f64.powf(self.high))
@@ -104,11 +104,11 @@ impl Range {
             .collect()
     }
 
-    /// Powers of ten, at most seven; where there are less than two decades, also 2 and 5 times them.
+    /// Powers of ten, at most seven; where there are few, also 2 and 5 times them.
     fn decades(&self) -> Vec<f64> {
         let span = self.high - self.low;
         let every = (span / 6.0).ceil().max(1.0) as i32;
-        let factors: &[f64] = if span < 2.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+        let factors: &[f64] = if span < 2.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
         (self.low.floor() as i32..=self.high.ceil() as i32)
             .filter(|decade| decade % every == 0)
             .flat_map(|decade| factors.iter().map(move |m| m * 10f64.powi(decade)))
@@ -140,7 +140,7 @@ fn label(value: f64, step: f64) -> String {
         return "0".to_owned();
     }
     let place = (step * (1.0 + 1e-9)).log10().floor();
-    if size >= 1e6 || size < 1e-3 {
+    if size >= 1e6 || size < 1e-4 {
         let digits = (size.log10() + 1e-9).floor() - place;
         return format!("{value:.*e}", digits.clamp(0.0, 9.0) as usize);
     }
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(labels(linear, [0.0, 1e-5]), ["0", "2e-6", "4e-6", "6e-6", "8e-6", "1.0e-5"]);
         assert_eq!(labels(linear, [0.0, 119.0]), ["0", "20", "40", "60", "80", "100"]);
         let logarithmic = Axis::logarithmic("");
-        assert_eq!(labels(logarithmic, [1e-4, 10.0]), ["1e-4", "0.001", "0.01", "0.1", "1", "10"]);
+        assert_eq!(labels(logarithmic, [1e-5, 1.0]), ["1e-5", "1e-4", "0.001", "0.01", "0.1", "1"]);
         assert_eq!(labels(logarithmic, [2.5, 45.0]), ["5", "10", "20"]);
         assert_eq!(labels(logarithmic, [3.1, 3.4]), ["3.10", "3.15", "3.20", "3.25", "3.30", "3.35", "3.40"]);
     }

@@ -198,7 +198,7 @@ pub fn hex((r, g, b): (u8, u8, u8)) -> String {
 }
 
 /// Text as it stands in XML: also without the control characters that XML cannot hold.
-pub fn escaped(text: &str) -> String {
+fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

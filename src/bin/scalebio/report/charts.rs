@@ -1,12 +1,16 @@
 //! The charts of a run.
 
 use super::reading::{FinetuneLine, Finetuning, Reweighting, Step};
-use crate::plot::{Axis, Chart, Kind, SERIES, Scene, Series};
+use crate::program::plot::{Axis, Chart, Kind, SERIES, Scene, Series};
 
 /// Points of a chart, all curves together, beyond which steps are averaged: a page stays small.
 const POINTS: usize = 8000;
 /// Points of a curve at most: more than pixels are of no use.
 const CURVE: usize = 500;
+/// Points of the loss of a source at most, since losses of few samples jump.
+const NOISY: usize = 40;
+
+const NATS: &str = "mean loss of a sample, in nats";
 
 /// A chart and what stands below it.
 pub struct Figure {
@@ -37,8 +41,7 @@ impl<'a> Sources<'a> {
         }
     }
 
-    fn series(&self, run: &Reweighting, of: fn(&Step) -> &[f64]) -> Vec<Series> {
-        let every = every(run.steps.len(), self.order.len());
+    fn series(&self, run: &Reweighting, of: fn(&Step) -> &[f64], every: usize) -> Vec<Series> {
         let curve = |(rank, &source): (usize, &usize)| {
             let kind = match rank < SERIES.len() {
                 true => Kind::Curve,
@@ -66,14 +69,17 @@ impl<'a> Sources<'a> {
 /// All charts of a run that learns weights.
 pub fn reweighting(run: &Reweighting) -> Vec<Figure> {
     let sources = Sources::of(run);
-    let averaged = |curves| averaged(run.steps.len(), curves);
-    let by_source = |id, title, axis, of, caption: &str| Figure {
-        id,
-        scene: chart(title, axis, sources.series(run, of)),
-        caption: format!("{caption}{}{}", sources.others(), averaged(run.names.len())),
+    let steps = run.steps.len();
+    let losses = |id, title, of, caption: &str| {
+        let every = steps.div_ceil(NOISY).max(1);
+        Figure {
+            id,
+            scene: chart(title, Axis::linear(NATS), sources.series(run, of, every)),
+            caption: format!("{caption}{}{}", sources.others(), averaged(every)),
+        }
     };
     let curves = |curves: &[(&str, fn(&Step) -> f64)]| -> Vec<Series> {
-        let every = every(run.steps.len(), curves.len());
+        let every = every(steps, curves.len());
         let points = |of: fn(&Step) -> f64| run.steps.iter().map(move |s| (s.numbers.step, of(s)));
         let series = curves.iter();
         series
@@ -82,29 +88,37 @@ pub fn reweighting(run: &Reweighting) -> Vec<Figure> {
     };
     let figure = |id, title, axis, series: Vec<Series>, caption: &str| Figure {
         id,
-        caption: format!("{caption}{}", averaged(series.len())),
+        caption: format!("{caption}{}", averaged(every(steps, series.len()))),
         scene: chart(title, axis, series),
     };
-
-    let nats = "mean loss of a sample, in nats";
-    let mut weights = by_source(
-        "weights",
-        "Source weights",
-        Axis::from_zero("weight; all add up to 1"),
-        |s| &s.weights,
-        "Weights at which the losses of a step were computed. The dashed line is a uniform weight.",
-    );
-    let mut series = sources.series(run, |s| &s.weights);
-    series.push(level("uniform", 1.0 / run.names.len().max(1) as f64, run));
-    weights.scene = chart("Source weights", Axis::from_zero("weight; all add up to 1"), series);
+    let every_weight = every(steps, run.names.len());
+    let mut weights = sources.series(run, |s| &s.weights, every_weight);
+    let uniform = 1.0 / run.names.len().max(1) as f64;
+    weights.push(level("uniform", uniform, run));
     let mut gap = curves(&[("L2(w) - L2(u)", |s| s.numbers.gap)]);
     gap.push(level("0", 0.0, run));
+    let same = run.steps.iter().all(|s| s.numbers.lr_lower == s.numbers.lr_auxiliary);
+    let rates = match same {
+        true => curves(&[("w and u", |s| s.numbers.lr_lower)]),
+        false => curves(&[
+            ("w", |s| s.numbers.lr_lower),
+            ("u", |s| s.numbers.lr_auxiliary),
+        ]),
+    };
     vec![
-        weights,
+        Figure {
+            id: "weights",
+            scene: chart("Source weights", Axis::from_zero("weight; all add up to 1"), weights),
+            caption: format!(
+                "The weights at which the losses of a step were computed.{}{}",
+                sources.others(),
+                averaged(every_weight)
+            ),
+        },
         figure(
             "losses",
             "Validation and training loss",
-            Axis::linear(nats),
+            Axis::linear(NATS),
             curves(&[
                 ("L1(w), validation", |s| s.numbers.l1_w),
                 ("L2(w), training", |s| s.numbers.l2_w),
@@ -112,17 +126,15 @@ pub fn reweighting(run: &Reweighting) -> Vec<Figure> {
             ]),
             "The training losses are weighted by source, so they also move with the weights.",
         ),
-        by_source(
+        losses(
             "source-losses-w",
             "Training loss of the model w by source",
-            Axis::linear(nats),
             |s| &s.losses_w,
             "Estimates from the samples of the step; 0 where it has none of a source.",
         ),
-        by_source(
+        losses(
             "source-losses-u",
             "Training loss of the auxiliary copy u by source",
-            Axis::linear(nats),
             |s| &s.losses_u,
             "u minimizes the weighted training loss alone; w also the validation loss.",
         ),
@@ -162,10 +174,7 @@ pub fn reweighting(run: &Reweighting) -> Vec<Figure> {
             "rate-model",
             "Learning rates of the model",
             Axis::from_zero("learning rate"),
-            curves(&[
-                ("w", |s| s.numbers.lr_lower),
-                ("u", |s| s.numbers.lr_auxiliary),
-            ]),
+            rates,
             "",
         ),
     ]
@@ -185,11 +194,11 @@ pub fn finetuning(run: &Finetuning) -> Vec<Figure> {
     let figure = |id, title, axis, series: Vec<Series>| Figure {
         id,
         scene: chart(title, axis, series),
-        caption: averaged(run.steps.len(), 1),
+        caption: averaged(every),
     };
-    let (loss, norm) = ("mean loss of a sample, in nats", "norm, before clipping");
+    let norm = "norm, before clipping";
     vec![
-        figure("losses", "Loss", Axis::linear(loss), losses),
+        figure("losses", "Loss", Axis::linear(NATS), losses),
         figure(
             "gradients",
             "Gradient norm",
@@ -224,8 +233,8 @@ fn every(steps: usize, curves: usize) -> usize {
     steps.div_ceil(points).max(1)
 }
 
-fn averaged(steps: usize, curves: usize) -> String {
-    match every(steps, curves) {
+fn averaged(every: usize) -> String {
+    match every {
         1 => String::new(),
         every => format!(" A point is the mean of {every} steps."),
     }
