@@ -4,7 +4,7 @@ mod axis;
 mod scene;
 
 pub use axis::{Axis, Range};
-pub use scene::{AXIS, Anchor, GRID, Ink, MUTED, Mark, SERIES, Scene, TEXT, hex};
+pub use scene::{AXIS, Anchor, GRID, Ink, MUTED, Mark, SERIES, Scene, TEXT};
 
 /// How a curve is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

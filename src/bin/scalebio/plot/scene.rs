@@ -12,6 +12,13 @@ pub struct Ink {
     pub dark: (u8, u8, u8),
 }
 
+impl Ink {
+    /// Its colors on a light and on a dark ground, as CSS writes them.
+    pub fn css(self) -> [String; 2] {
+        [self.rgb, self.dark].map(|(r, g, b)| format!("#{r:02x}{g:02x}{b:02x}"))
+    }
+}
+
 const fn ink(class: &'static str, rgb: (u8, u8, u8), dark: (u8, u8, u8)) -> Ink {
     Ink { class, rgb, dark }
 }
@@ -148,7 +155,7 @@ impl Mark {
                     "<polyline class=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{width}\" \
                      stroke-linejoin=\"round\"{dashes} points=\"{}\">{}</polyline>",
                     ink.class,
-                    hex(ink.rgb),
+                    ink.css()[0],
                     points.join(" "),
                     name(line)
                 )
@@ -162,7 +169,7 @@ impl Mark {
                 out,
                 "<circle class=\"{}\" fill=\"{}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\">{}</circle>",
                 ink.class,
-                hex(ink.rgb),
+                ink.css()[0],
                 name(dot)
             ),
             Self::Text {
@@ -184,17 +191,13 @@ impl Mark {
                     "<text class=\"{}\" fill=\"{}\" x=\"{x:.1}\" y=\"{:.1}\" font-size=\"{size}\" \
                      text-anchor=\"{anchor}\"{weight}>{}</text>",
                     ink.class,
-                    hex(ink.rgb),
+                    ink.css()[0],
                     y + 0.35 * size,
                     escaped(text)
                 )
             }
         };
     }
-}
-
-pub fn hex((r, g, b): (u8, u8, u8)) -> String {
-    format!("#{r:02x}{g:02x}{b:02x}")
 }
 
 /// Text as it stands in XML: also without the control characters that XML cannot hold.

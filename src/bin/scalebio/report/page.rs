@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::charts::Figure;
 use super::reading::{Finetuning, Result, Reweighting};
-use crate::program::plot::{AXIS, GRID, MUTED, SERIES, TEXT, hex};
+use crate::program::plot::{AXIS, GRID, MUTED, SERIES, TEXT};
 
 /// What a page says. Text is escaped where the template takes it.
 #[derive(Default, Serialize)]
@@ -87,10 +87,9 @@ impl Page {
             page: self,
             figures: figures.iter().map(Drawn::of).collect(),
             inks: inks
-                .map(|ink| Color {
-                    class: ink.class,
-                    light: hex(ink.rgb),
-                    dark: hex(ink.dark),
+                .map(|ink| {
+                    let (class, [light, dark]) = (ink.class, ink.css());
+                    Color { class, light, dark }
                 })
                 .collect(),
             version: env!("CARGO_PKG_VERSION"),
