@@ -63,7 +63,11 @@ impl Range {
         } else if high - low > least {
             (low, high)
         } else {
-            let around = if logarithmic { 0.5 } else { (0.1 * low.abs()).max(1e-3) };
+            let around = if logarithmic {
+                0.5
+            } else {
+                (0.1 * low.abs()).max(1e-3)
+            };
             (low - around, high + around)
         };
         Self {
@@ -159,14 +163,32 @@ mod tests {
     #[test]
     fn ticks_are_round_numbers_with_the_places_they_need() {
         let linear = Axis::linear("");
-        assert_eq!(labels(linear, [0.0, 0.5]), ["0", "0.1", "0.2", "0.3", "0.4", "0.5"]);
-        assert_eq!(labels(linear, [-0.02, 0.03]), ["-0.02", "-0.01", "0", "0.01", "0.02", "0.03"]);
-        assert_eq!(labels(linear, [0.0, 1e-5]), ["0", "2e-6", "4e-6", "6e-6", "8e-6", "1.0e-5"]);
-        assert_eq!(labels(linear, [0.0, 119.0]), ["0", "20", "40", "60", "80", "100"]);
+        assert_eq!(
+            labels(linear, [0.0, 0.5]),
+            ["0", "0.1", "0.2", "0.3", "0.4", "0.5"]
+        );
+        assert_eq!(
+            labels(linear, [-0.02, 0.03]),
+            ["-0.02", "-0.01", "0", "0.01", "0.02", "0.03"]
+        );
+        assert_eq!(
+            labels(linear, [0.0, 1e-5]),
+            ["0", "2e-6", "4e-6", "6e-6", "8e-6", "1.0e-5"]
+        );
+        assert_eq!(
+            labels(linear, [0.0, 119.0]),
+            ["0", "20", "40", "60", "80", "100"]
+        );
         let logarithmic = Axis::logarithmic("");
-        assert_eq!(labels(logarithmic, [1e-5, 1.0]), ["1e-5", "1e-4", "0.001", "0.01", "0.1", "1"]);
+        assert_eq!(
+            labels(logarithmic, [1e-5, 1.0]),
+            ["1e-5", "1e-4", "0.001", "0.01", "0.1", "1"]
+        );
         assert_eq!(labels(logarithmic, [2.5, 45.0]), ["5", "10", "20"]);
-        assert_eq!(labels(logarithmic, [3.1, 3.4]), ["3.10", "3.15", "3.20", "3.25", "3.30", "3.35", "3.40"]);
+        assert_eq!(
+            labels(logarithmic, [3.1, 3.4]),
+            ["3.10", "3.15", "3.20", "3.25", "3.30", "3.35", "3.40"]
+        );
     }
 
     #[test]
@@ -174,7 +196,10 @@ mod tests {
         for values in [[3.0, 3.0], [f64::NAN, f64::NAN], [0.0, 0.0]] {
             for axis in [Axis::linear(""), Axis::logarithmic(""), Axis::from_zero("")] {
                 let range = Range::of(axis, values.into_iter());
-                assert!(range.low < range.high && !range.ticks().is_empty(), "{values:?} {axis:?}");
+                assert!(
+                    range.low < range.high && !range.ticks().is_empty(),
+                    "{values:?} {axis:?}"
+                );
             }
         }
     }

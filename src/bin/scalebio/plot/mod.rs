@@ -101,7 +101,9 @@ impl Chart<'_> {
             .into_iter()
             .partition(|(kind, _)| *kind != Kind::Curve);
         let before = before.into_iter().rev();
-        scene.marks.extend(behind.into_iter().chain(before).map(|(_, line)| line));
+        scene
+            .marks
+            .extend(behind.into_iter().chain(before).map(|(_, line)| line));
         label(&mut scene, names);
         scene
     }

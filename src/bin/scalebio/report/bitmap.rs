@@ -25,7 +25,9 @@ pub fn png(scene: &Scene) -> Result<Vec<u8>> {
     let (width, height) = (pixels.width() as usize, pixels.height() as usize);
     // On white nothing is left transparent, so that the colors are what they are.
     let colors = pixels.pixels().iter();
-    let rgb: Vec<u8> = colors.flat_map(|p| [p.red(), p.green(), p.blue()]).collect();
+    let rgb: Vec<u8> = colors
+        .flat_map(|p| [p.red(), p.green(), p.blue()])
+        .collect();
     Ok(lodepng::encode24(&rgb, width, height)?)
 }
 
@@ -49,7 +51,9 @@ fn draw(pixels: &mut Pixmap, font: &FontRef, mark: &Mark) {
                 width: *width,
                 line_cap: LineCap::Butt,
                 line_join: LineJoin::Round,
-                dash: dashed.then(|| StrokeDash::new(vec![6.0, 4.0], 0.0)).flatten(),
+                dash: dashed
+                    .then(|| StrokeDash::new(vec![6.0, 4.0], 0.0))
+                    .flatten(),
                 ..Stroke::default()
             };
             if let Some(path) = path.finish() {
@@ -119,7 +123,10 @@ fn write(
             if let Some(outline) = font.outline_glyph(glyph) {
                 let bounds = outline.px_bounds();
                 outline.draw(|x, y, cover| {
-                    let (x, y) = (bounds.min.x as i32 + x as i32, bounds.min.y as i32 + y as i32);
+                    let (x, y) = (
+                        bounds.min.x as i32 + x as i32,
+                        bounds.min.y as i32 + y as i32,
+                    );
                     blend(pixels, (x, y), ink, cover);
                 });
             }
@@ -139,7 +146,11 @@ fn blend(pixels: &mut Pixmap, (x, y): (i32, i32), ink: Ink, cover: f32) {
         (f32::from(below) * (1.0 - cover) + f32::from(ink) * cover).round() as u8
     };
     let (r, g, b) = ink.rgb;
-    let (r, g, b) = (mix(pixel.red(), r), mix(pixel.green(), g), mix(pixel.blue(), b));
+    let (r, g, b) = (
+        mix(pixel.red(), r),
+        mix(pixel.green(), g),
+        mix(pixel.blue(), b),
+    );
     if let Some(color) = PremultipliedColorU8::from_rgba(r, g, b, 255) {
         *pixel = color;
     }

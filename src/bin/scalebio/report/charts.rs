@@ -97,7 +97,10 @@ pub fn reweighting(run: &Reweighting) -> Vec<Figure> {
     weights.push(level("uniform", uniform, run));
     let mut gap = curves(&[("L2(w) - L2(u)", |s| s.numbers.gap)]);
     gap.push(level("0", 0.0, run));
-    let same = run.steps.iter().all(|s| s.numbers.lr_lower == s.numbers.lr_auxiliary);
+    let same = run
+        .steps
+        .iter()
+        .all(|s| s.numbers.lr_lower == s.numbers.lr_auxiliary);
     let rates = match same {
         true => curves(&[("w and u", |s| s.numbers.lr_lower)]),
         false => curves(&[
@@ -108,7 +111,11 @@ pub fn reweighting(run: &Reweighting) -> Vec<Figure> {
     vec![
         Figure {
             id: "weights",
-            scene: chart("Source weights", Axis::from_zero("weight; all add up to 1"), weights),
+            scene: chart(
+                "Source weights",
+                Axis::from_zero("weight; all add up to 1"),
+                weights,
+            ),
             caption: format!(
                 "The weights at which the losses of a step were computed.{}{}",
                 sources.others(),
@@ -189,7 +196,8 @@ pub fn finetuning(run: &Finetuning) -> Vec<Figure> {
     };
     let mut losses = vec![curve("training", |line| line.loss)];
     let measured = run.steps.iter();
-    let measured = measured.filter_map(|line| Some(((line.step + 1) as f64, line.validation_loss?)));
+    let measured =
+        measured.filter_map(|line| Some(((line.step + 1) as f64, line.validation_loss?)));
     losses.push(Series::new("validation", measured.collect(), Kind::Curve));
     let figure = |id, title, axis, series: Vec<Series>| Figure {
         id,

@@ -163,16 +163,21 @@ pub fn reweighting(run: &Reweighting) -> Page {
     let losses = numbers.clone().map(|n| (n.l1_w, n.l2_w, n.l2_u));
     let broken = losses.filter(|(a, b, c)| !(a + b + c).is_finite()).count();
     if broken > 0 {
-        let text = format!("{broken} steps have a loss that is not finite; the curves leave them out.");
+        let text =
+            format!("{broken} steps have a loss that is not finite; the curves leave them out.");
         page.notes.push(Note::warning(text));
     }
-    page.facts.push(("steps", format!("{} of {of}", report.step)));
+    page.facts
+        .push(("steps", format!("{} of {of}", report.step)));
     page.facts.push(("seed", report.seed.to_string()));
-    page.facts.push(("reach of a logit", format!("{:.3}", report.reach)));
+    page.facts
+        .push(("reach of a logit", format!("{:.3}", report.reach)));
     if let (Some(first), Some(last)) = (run.steps.first(), run.steps.last()) {
         let (first, last) = (&first.numbers, &last.numbers);
-        page.facts.push(("validation loss L1(w)", fall(first.l1_w, last.l1_w)));
-        page.facts.push(("training loss L2(w)", fall(first.l2_w, last.l2_w)));
+        page.facts
+            .push(("validation loss L1(w)", fall(first.l1_w, last.l1_w)));
+        page.facts
+            .push(("training loss L2(w)", fall(first.l2_w, last.l2_w)));
     }
     taken(&mut page, numbers.map(|n| (n.seconds, n.tokens)));
     page.tables.push(weights(run));
@@ -202,7 +207,14 @@ fn weights(run: &Reweighting) -> Table {
             Cell::new(loss(&source.name).map_or("-".to_owned(), |loss| format!("{loss:.3}"))),
         ]
     };
-    let head = ["source", "samples", "weight", "times uniform", "logit", "loss of w"];
+    let head = [
+        "source",
+        "samples",
+        "weight",
+        "times uniform",
+        "logit",
+        "loss of w",
+    ];
     Table {
         title: "Weights",
         caption: format!(
@@ -232,7 +244,8 @@ pub fn finetuning(run: &Finetuning) -> Page {
     cut_off(&mut page, run.cut_off);
     page.facts.push(("steps", format!("{steps} of {of}")));
     if let (Some(first), Some(last)) = (run.steps.first(), run.steps.last()) {
-        page.facts.push(("training loss", fall(first.loss, last.loss)));
+        page.facts
+            .push(("training loss", fall(first.loss, last.loss)));
     }
     let measured: Vec<_> = run.steps.iter().filter_map(|s| s.validation_loss).collect();
     if let (Some(first), Some(last)) = (measured.first(), measured.last()) {

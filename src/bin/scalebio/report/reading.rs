@@ -110,7 +110,8 @@ impl Run {
             )
             .into());
         }
-        let config: Value = serde_json::from_str(&text(&path)?).map_err(|error| at(&path, error))?;
+        let config: Value =
+            serde_json::from_str(&text(&path)?).map_err(|error| at(&path, error))?;
         // Only a run that learns weights has a learning rate for them.
         if config.get("lr_upper").is_some() {
             Reweighting::read(folder, config).map(Self::Reweighting)
@@ -206,9 +207,7 @@ fn lines<T: DeserializeOwned>(path: &Path) -> Result<(Vec<(usize, T)>, bool)> {
                 let error = error.to_string();
                 let message = error.split(" at line ").next().unwrap_or_default();
                 let (column, path) = (error.rsplit(' ').next().unwrap_or_default(), path.display());
-                return Err(
-                    format!("{path}:{}: {message} (column {column})", index + 1).into(),
-                );
+                return Err(format!("{path}:{}: {message} (column {column})", index + 1).into());
             }
         }
     }
