@@ -1,4 +1,13 @@
 //! One-step gradient alignment.
+//!
+//! ```text
+//! p_i = exp(cos(g_i, g) / T) / sum_j exp(cos(g_j, g) / T)
+//! ```
+//!
+//! with the mean gradients `g_i` of the sources and `g` of the validation set, at one and the same model. A step along `g_i`
+//! changes the validation loss by `-rate <g_i, g>` to first order. DoGE takes a step of mirror descent with these inner products
+//! at every step of a proxy model; here it is one step, from uniform weights, and gradients are scaled to
+//! length 1, so that a source does not count more because its loss is larger.
 
 use serde::{Deserialize, Serialize};
 
@@ -46,4 +55,14 @@ impl AlignmentConfig {
         }
         check_warmup(self.warmup_steps(steps), 0, steps.saturating_sub(1))
     }
+}
+
+/// The weights that belong to the cosines between the gradients of the sources and that of the validation set: their softmax at
+/// a temperature.
+pub fn aligned(cosines: &[f64], temperature: f64) -> Vec<f64> {
+    let largest = cosines.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exponential = |cosine: &f64| ((cosine - largest) / temperature).exp();
+    let weights: Vec<f64> = cosines.iter().map(exponential).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / sum).collect()
 }

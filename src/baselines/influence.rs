@@ -1,4 +1,12 @@
 //! LESS.
+//!
+//! ```text
+//! score(z) = max over groups j of sum_k r_k cos(R g_j(w_k), R d(z; w_k)) / sum_k r_k
+//! ```
+//!
+//! over the checkpoints `w_k` of a warm-up, `r_k` the learning rate there, `g_j` the mean gradient of validation group `j`, `d` the
+//! direction of the Adam step that takes in the gradient of `z`, and `R` a [`Projection`](super::Projection). This is definition
+//! 3.1 of the paper, but for the division, which makes a score a mean cosine and changes no order.
 
 use serde::{Deserialize, Serialize};
 
@@ -67,5 +75,82 @@ impl InfluenceConfig {
             }
         }
         check_warmup(self.warmup_steps(steps), self.checkpoints, steps)
+    }
+}
+
+/// The scores of training samples, checkpoint by checkpoint. Of all gradients only one number a training sample and validation
+/// group is kept from one checkpoint to the next, and within a checkpoint the projections of the groups.
+#[derive(Clone, Debug)]
+pub struct Influence {
+    /// `scores[sample][group]`, the sum over the checkpoints.
+    scores: Vec<Vec<f64>>,
+    groups: usize,
+    rates: f64,
+}
+
+impl Influence {
+    /// No scores yet, for so many training samples and validation groups.
+    pub fn new(samples: usize, groups: usize) -> Self {
+        Self {
+            scores: vec![vec![0.0; groups]; samples],
+            groups,
+            rates: 0.0,
+        }
+    }
+
+    /// Adds a checkpoint: the learning rate there, the projected mean gradient of each validation group, and the projected Adam
+    /// direction of each training sample in turn.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] for another number of groups or samples; the first error of an item.
+    pub fn add(
+        &mut self,
+        rate: f64,
+        groups: &[Vec<f64>],
+        samples: impl IntoIterator<Item = Result<Vec<f64>>>,
+    ) -> Result<()> {
+        check_number("validation groups", groups.len(), self.groups)?;
+        let mut given = 0;
+        for direction in samples {
+            let direction = direction?;
+            if let Some(scores) = self.scores.get_mut(given) {
+                for (score, group) in scores.iter_mut().zip(groups) {
+                    *score += rate * cosine(group, &direction);
+                }
+            }
+            given += 1;
+        }
+        check_number("training samples", given, self.scores.len())?;
+        self.rates += rate;
+        Ok(())
+    }
+
+    /// The score of each training sample, from -1 to 1; 0 before the first checkpoint.
+    pub fn scores(&self) -> Vec<f64> {
+        let best = |scores: &Vec<f64>| scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let mean = |scores| match self.rates > 0.0 {
+            true => best(scores) / self.rates,
+            false => 0.0,
+        };
+        self.scores.iter().map(mean).collect()
+    }
+}
+
+fn check_number(name: &'static str, given: usize, expected: usize) -> Result<()> {
+    if given == expected {
+        return Ok(());
+    }
+    let remedy = "give as many at each checkpoint as at the start";
+    Err(Error::setting(name, given, expected, remedy))
+}
+
+/// The cosine of the angle between two vectors; 0 if one of them is zero.
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let inner = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let lengths = (inner(a, a) * inner(b, b)).sqrt();
+    match lengths > 0.0 {
+        true => inner(a, b) / lengths,
+        false => 0.0,
     }
 }

@@ -14,8 +14,10 @@
 //! equation, and what was simplified.
 
 mod alignment;
+mod gradients;
 mod group_dro;
 mod influence;
+mod projection;
 mod reference;
 mod sizes;
 
@@ -26,10 +28,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-pub use alignment::AlignmentConfig;
-pub use group_dro::GroupDroConfig;
-pub use influence::{InfluenceConfig, ValidationGroups};
-pub use reference::ReferenceConfig;
+pub use alignment::{AlignmentConfig, aligned};
+pub(crate) use gradients::cosine;
+pub use group_dro::{GroupDro, GroupDroConfig, excess};
+pub use influence::{Influence, InfluenceConfig, ValidationGroups};
+pub use projection::Projection;
+pub use reference::{ReferenceConfig, top};
 pub use sizes::{proportional, uniform};
 
 /// A method, with its settings. What all methods have in common, as the model, the batch, the learning rate and the number of

@@ -1,4 +1,12 @@
 //! RHO-LOSS.
+//!
+//! Of each candidate batch, the samples are trained on for which
+//!
+//! ```text
+//! loss(z; w) - loss(z; reference)
+//! ```
+//!
+//! is largest, with `w` the model as it stands and the reference trained on a hold-out set: equation (3) of the paper.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,8 +39,23 @@ impl Default for ReferenceConfig {
 }
 
 impl ReferenceConfig {
+    /// Size of the batches of which `batch` samples are kept.
+    pub(crate) fn candidates(&self, batch: usize) -> usize {
+        (batch as f64 / self.share).round() as usize
+    }
+
     pub(super) fn validate(&self) -> Result<()> {
         check_share(self.share)?;
         check_reference_steps(self.reference_steps)
     }
+}
+
+/// The indices of the `count` largest scores, or of all if there are fewer, in ascending order. Of equal scores the first is
+/// taken.
+pub fn top(scores: &[f64], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a])); // stable
+    order.truncate(count);
+    order.sort_unstable();
+    order
 }

@@ -127,23 +127,36 @@ impl Source {
         };
         let mut records = Records::open(&source.path)?;
         while let Some(record) = records.next() {
-            let record = record?;
-            let is_text = matches!(record, Record::Text { .. });
-            let mut sample = tokenizer
-                .encode_record(record)
+            let samples = samples_of(record?, tokenizer, max_length)
                 .map_err(|error| Error::record(&source.path, records.record_line(), error))?;
             source.records += 1;
-            if is_text {
-                sample
-                    .pieces(max_length)
-                    .for_each(|piece| source.add(piece));
-            } else {
-                sample.truncate(max_length);
-                source.add(sample);
-            }
+            samples.into_iter().for_each(|sample| source.add(sample));
         }
         source.check_samples(max_length)?;
         Ok(source)
+    }
+
+    /// The record that each sample comes from, from 0 in the order of the file, which is read again.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read), and [`Error::File`] if the file has changed since.
+    pub(crate) fn records_of_samples(
+        &self,
+        tokenizer: &Tokenizer,
+        max_length: usize,
+    ) -> Result<Vec<usize>> {
+        let mut owners = Vec::with_capacity(self.samples.len());
+        for (number, record) in Records::open(&self.path)?.enumerate() {
+            let samples = samples_of(record?, tokenizer, max_length)?;
+            let used = samples.iter().filter(|sample| sample.label_tokens() > 0);
+            owners.extend(used.map(|_| number));
+        }
+        if owners.len() == self.samples.len() {
+            return Ok(owners);
+        }
+        let message = "changed since it was read; leave the data alone until the run is over";
+        Err(Error::file(&self.path, message))
     }
 
     /// A set of questions as samples: of each, the answer is learned.
@@ -189,6 +202,17 @@ impl Source {
             self.samples.push(sample);
         }
     }
+}
+
+/// The samples of one record: the pieces of a text, or a conversation cut at the end.
+fn samples_of(record: Record, tokenizer: &Tokenizer, max_length: usize) -> Result<Vec<Sample>> {
+    let is_text = matches!(record, Record::Text { .. });
+    let mut sample = tokenizer.encode_record(record)?;
+    if is_text {
+        return Ok(sample.pieces(max_length).collect());
+    }
+    sample.truncate(max_length);
+    Ok(vec![sample])
 }
 
 fn check_length(max_length: usize) -> Result<()> {

@@ -51,7 +51,7 @@ pub(crate) use corpus::train_tokenizer;
 pub use corpus::{Corpus, CorpusConfig, Source};
 pub(crate) use files::DataFiles;
 pub use question::Question;
-pub(crate) use reader::RawRecords;
+pub(crate) use reader::{Place, RawRecords};
 pub use record::{Record, Records};
 pub use sample::{IGNORED, Sample};
 pub use template::Segment;

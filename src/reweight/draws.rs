@@ -127,7 +127,8 @@ impl<S: Samples> Draws<S> {
             .collect()
     }
 
-    fn picks(&mut self) -> Vec<Pick> {
+    /// The samples of the next draw.
+    pub(crate) fn picks(&mut self) -> Vec<Pick> {
         if self.orders.is_empty() {
             self.orders = match self.sampling {
                 Sampling::Stratified => self.sizes.iter().map(|&n| Order::new(n)).collect(),
@@ -172,7 +173,7 @@ impl<S: Samples> Draws<S> {
             .collect()
     }
 
-    pub(super) fn validate(&self, name: &'static str) -> Result<()> {
+    pub(crate) fn validate(&self, name: &'static str) -> Result<()> {
         if self.sizes.is_empty() {
             return Err(Error::setting(
                 name,

@@ -1,6 +1,8 @@
 //! The solver: hyper-parameters ([`ScaleBio`]), state ([`Run`]) and what happened ([`Step`]).
 
 mod adamw;
+#[cfg(feature = "llm")]
+mod direction;
 pub(crate) mod gradients;
 mod optimizer;
 mod penalty;

@@ -6,6 +6,8 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, Param
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
+#[cfg(feature = "llm")]
+use super::direction::direction;
 use super::optimizer::Optimizer;
 use super::precondition::precondition;
 use super::update::Update;
@@ -103,6 +105,13 @@ impl<M: Module> Variable<M> {
         v: GradientsParams,
     ) -> GradientsParams {
         precondition(self.module(), update, &self.optimizer, gradient, v)
+    }
+
+    /// The direction against which `update`, which moves this variable, would go with this gradient at its next step; no
+    /// moment changes.
+    #[cfg(feature = "llm")]
+    pub fn direction(&self, update: &Update, gradient: GradientsParams) -> GradientsParams {
+        direction(self.module(), update, &self.optimizer, gradient)
     }
 
     /// Bytes of the optimizer's moments and masters.

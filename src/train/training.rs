@@ -1,5 +1,7 @@
 //! Training a model on fixed source weights, and the loop of every training here.
 
+use burn::optim::GradientsParams;
+
 use super::config::ReweightConfig;
 use super::experiment::Experiment;
 use crate::models::CausalLm;
@@ -57,6 +59,13 @@ impl Trainer {
 
     pub fn rate(&self) -> f64 {
         self.update.rate_at(self.step)
+    }
+
+    /// The direction against which a step along these gradients of the model would go: with Adam, that of its moments after
+    /// them. Nothing moves, and nothing is clipped.
+    pub fn direction(&self, gradients: GradientsParams) -> GradientsParams {
+        let gradients = combine(self.model(), vec![(self.scale, gradients)]);
+        self.model.direction(&self.update, gradients)
     }
 
     /// Takes a step along the gradients of the model.

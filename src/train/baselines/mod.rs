@@ -2,17 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::config::ReweightConfig;
 use super::experiment::Experiment;
-use super::log::{RunFolder, WeightsReport};
+use super::log::{RunFolder, WeightsReport, write_json};
+use crate::Result;
 use crate::baselines::{self, Baseline};
-use crate::{Error, Result};
+pub use selection::{SelectedSource, Selection};
+use session::Session;
 
-/// The version of `selection.json`.
-#[expect(dead_code)]
-const SCHEMA_VERSION: u32 = 1;
+mod alignment;
+mod group_dro;
+mod influence;
+mod reference;
+mod selection;
+mod session;
 
 /// What a [`Baseline`] gave, and what it took.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,34 +35,10 @@ pub struct BaselineResult {
     pub scored_tokens: u64,
 }
 
-/// The records that a method selected: the content of `selection.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Selection {
-    /// Version of the format, 1.
-    pub schema_version: u32,
-    /// The method and its settings.
-    pub baseline: Baseline,
-    /// The file with the selected records, each as it stands in its source, on a line; in the order of the sources' names, and
-    /// within a source in that of its file.
-    pub path: PathBuf,
-    /// The sources, sorted by name.
-    pub sources: Vec<SelectedSource>,
-}
-
-/// One source of a [`Selection`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SelectedSource {
-    /// Name of the source.
-    pub name: String,
-    /// Number of records that were selected from: those with a sample and outside of the validation and the test set.
-    pub candidates: usize,
-    /// Number of records selected.
-    pub records: usize,
-    /// Number of samples selected: of LESS, those of the selected records; of RHO-LOSS, those that it trained on, as often as it
-    /// did.
-    pub samples: usize,
-    /// The source's share of all samples selected.
-    pub weight: f64,
+/// What a method gives, before it is written.
+enum Outcome {
+    Weights(Vec<f64>),
+    Selection(selection::Chosen),
 }
 
 /// What the folder's config.json holds.
@@ -70,45 +51,73 @@ struct Settings<'a> {
 
 impl Experiment {
     /// Runs a method that ScaleBiO is compared with, on the data, the model and the budget of this experiment: its steps, batch,
-    /// learning rate of the model, seed and device.
+    /// learning rate of the model, clipping, LISA, seed and device.
     ///
     /// The folder `out` gets `weights.json`, as from [`reweight`](Self::reweight), `metrics.jsonl` with a line a step,
-    /// `config.json`, and, of a method that selects, `mix.jsonl` with the selected records and `selection.json`.
+    /// `config.json`, and, of a method that selects, `mix.jsonl` with the selected records and `selection.json`; of LESS also
+    /// `scores.jsonl`, a line a record.
+    ///
+    /// A record that says the same as one of the validation or the test set is never selected.
     ///
     /// # Errors
     ///
-    /// Settings that cannot work, a folder that already holds a run, a file that cannot be read or written, a loss that is not
-    /// finite.
+    /// Settings that cannot work, a folder that already holds a run, a file that cannot be read or written, a loss or a gradient
+    /// that is not finite.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use scalebio::train::{Experiment, ReweightConfig};
+    ///
+    /// let experiment = Experiment::open(ReweightConfig::new("examples/data"))?;
+    /// let result = experiment.baseline(&"doremi".parse()?, "runs/doremi")?;
+    /// for source in &result.weights.sources {
+    ///     println!("{} {:.4}", source.name, source.weight);
+    /// }
+    /// # Ok::<(), scalebio::Error>(())
+    /// ```
     pub fn baseline(&self, baseline: &Baseline, out: impl AsRef<Path>) -> Result<BaselineResult> {
-        let config = self.config();
+        let (config, out) = (self.config(), out.as_ref());
         baseline.validate(config.steps)?;
-        let sizes: Vec<usize> = self.sources().iter().map(|s| s.samples.len()).collect();
-        let weights = match baseline {
-            Baseline::Uniform => baselines::uniform(sizes.len()),
-            Baseline::Proportional => baselines::proportional(&sizes),
-            _ => {
-                return Err(Error::setting(
-                    "baseline",
-                    baseline,
-                    "uniform or proportional",
-                    "the others are being written",
-                ));
-            }
-        };
+        selection::check_out(out)?;
+        let mut session = Session::new(self)?;
+        if let Baseline::Reference(settings) = baseline {
+            reference::check(&session, settings)?;
+        }
         let settings = Settings {
             experiment: config,
             baseline,
         };
-        let folder = RunFolder::create(out.as_ref(), &settings)?;
+        // Last, so that settings that cannot work leave no folder behind.
+        session.log_to(RunFolder::create(out, &settings)?);
+        let sizes: Vec<usize> = self.sources().iter().map(|s| s.samples.len()).collect();
+        let outcome = match baseline {
+            Baseline::Uniform => Outcome::Weights(baselines::uniform(sizes.len())),
+            Baseline::Proportional => Outcome::Weights(baselines::proportional(&sizes)),
+            Baseline::Influence(settings) => influence::run(&mut session, settings)?,
+            Baseline::Reference(settings) => reference::run(&mut session, settings)?,
+            Baseline::Alignment(settings) => alignment::run(&mut session, settings)?,
+            Baseline::GroupDro(settings) => group_dro::run(&mut session, settings)?,
+        };
+        let (weights, selection) = match outcome {
+            Outcome::Weights(weights) => (weights, None),
+            Outcome::Selection(chosen) => {
+                let selection = chosen.write(self, baseline, out)?;
+                let weights = selection.sources.iter().map(|source| source.weight);
+                (weights.collect(), Some(selection))
+            }
+        };
         let names = self.sources().iter().map(|source| source.name.clone());
-        let weights = WeightsReport::fixed(names.zip(weights).zip(sizes), 0, config.seed);
-        folder.write_weights(&weights)?;
+        let steps = session.steps();
+        let weights = WeightsReport::fixed(names.zip(weights).zip(sizes), steps, config.seed);
+        let weights_path = out.join("weights.json");
+        write_json(&weights_path, &weights)?;
         Ok(BaselineResult {
             weights,
-            weights_path: folder.weights_path(),
-            selection: None,
-            training_tokens: 0,
-            scored_tokens: 0,
+            weights_path,
+            selection,
+            training_tokens: session.training_tokens,
+            scored_tokens: session.scored_tokens,
         })
     }
 }

@@ -51,7 +51,9 @@ pub(super) enum Form {
 
 /// The content of every record of the files, as hashes. Of 64 bits: among ten million records and a thousand that are held
 /// out, one is taken for another by mistake with a probability of 1e-9.
-pub(super) fn contents<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Result<HashSet<u64>> {
+pub(in crate::train) fn contents<'a>(
+    paths: impl Iterator<Item = &'a PathBuf>,
+) -> Result<HashSet<u64>> {
     let mut hashes = HashSet::new();
     for path in paths {
         let (mut records, mut bytes) = (RawRecords::open(path)?, Vec::new());
@@ -65,7 +67,7 @@ pub(super) fn contents<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Result<H
 
 /// A hash of what a record says, whatever its layout: of what is trained on, if it has one of the forms that are, or else of
 /// all its fields. And whether it has.
-fn content(value: Value, bytes: &[u8]) -> (u64, bool) {
+pub(in crate::train) fn content(value: Value, bytes: &[u8]) -> (u64, bool) {
     let mut hasher = DefaultHasher::new();
     let record = Record::from_json(value);
     let known = record.is_ok();

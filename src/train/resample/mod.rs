@@ -16,7 +16,7 @@ use crate::files::replace_with;
 use crate::reweight::{Mixture, Shortage};
 use crate::{Error, Result};
 
-mod index;
+pub(super) mod index;
 mod snippets;
 
 /// The field of the weight column.
