@@ -1,4 +1,4 @@
-//! Writes a report on the folder of a run: one HTML page, and its charts as SVG and PNG.
+//! Writes a report on the folder of a run, one HTML page and its charts as SVG and PNG: `scalebio report`, without installing it.
 //!
 //! ```text
 //! cargo run --release --example report -- runs/reweight-1

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+mod compare;
 mod console;
 mod evaluate;
 mod finetune;
@@ -35,6 +36,7 @@ enum Command {
     Finetune(Box<finetune::Args>),
     Evaluate(Box<evaluate::Args>),
     Plan(Box<plan::Args>),
+    Compare(Box<compare::Args>),
     Report(Box<report::Args>),
 }
 
@@ -46,6 +48,7 @@ impl Command {
             Self::Finetune(args) => finetune::run(args),
             Self::Evaluate(args) => evaluate::run(args),
             Self::Plan(args) => plan::run(args),
+            Self::Compare(args) => compare::run(args),
             Self::Report(args) => report::run(args),
         }
     }

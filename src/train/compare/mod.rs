@@ -255,15 +255,14 @@ impl Compare {
         Ok(Self { config, folder })
     }
 
-    /// The comparison that is in a folder.
+    /// The comparison that is in a folder, with its settings.
     ///
     /// # Errors
     ///
-    /// A folder without one.
+    /// [`Error::Io`] or [`Error::File`] for a folder without one.
     pub fn resume(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref().to_owned();
-        let config: CompareConfig = read(&folder.join("config.json"))?;
-        config.validate()?;
+        let config = read(&folder.join("config.json"))?;
         Ok(Self { config, folder })
     }
 
@@ -326,17 +325,39 @@ impl Compare {
         Ok(run)
     }
 
+    /// Compares the results of the jobs that are finished.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, or is none of a job's.
+    pub fn summary(&self) -> Result<Comparison> {
+        let mut runs = Vec::new();
+        for job in self.jobs() {
+            let path = self.result_path(&job);
+            if path.exists() {
+                runs.push(read(&path)?);
+            }
+        }
+        Ok(Comparison::new(&self.config, runs))
+    }
+
     /// Compares the results of all jobs, and writes them to `comparison.json`.
     ///
     /// # Errors
     ///
     /// A job that is not finished; a file that cannot be read or written.
     pub fn finish(&self) -> Result<Comparison> {
-        let mut runs = Vec::new();
-        for job in self.jobs() {
-            runs.push(read(&self.result_path(&job))?);
+        let remaining = self.remaining();
+        if let Some(job) = remaining.first() {
+            let message = format!(
+                "{} runs are not finished, the first {} with seed {}; run the remaining jobs first",
+                remaining.len(),
+                job.method,
+                job.seed
+            );
+            return Err(Error::file(&self.folder, message));
         }
-        let comparison = Comparison::new(&self.config, runs);
+        let comparison = self.summary()?;
         write_json(&self.folder.join("comparison.json"), &comparison)?;
         Ok(comparison)
     }

@@ -7,6 +7,7 @@ use super::{CompareConfig, Method, OwnMethod};
 
 /// The version of `comparison.json`.
 const SCHEMA_VERSION: u32 = 1;
+const SCALEBIO: Method = Method::Own(OwnMethod::ScaleBio);
 
 /// The methods beside each other: the content of `comparison.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,42 +78,44 @@ impl Spread {
 }
 
 impl Comparison {
+    /// Of any of the runs; methods of which there is none are left out.
     pub(super) fn new(config: &CompareConfig, runs: Vec<MethodRun>) -> Self {
-        let reference = Method::Own(OwnMethod::ScaleBio);
         let of = |method: &Method| -> Vec<&MethodRun> {
             runs.iter().filter(|run| run.method == *method).collect()
         };
-        let references = of(&reference);
-        let methods = config.methods.iter().map(|method| {
-            let others = (*method != reference).then_some(&references[..]);
-            MethodSummary::new(method, &of(method), others.unwrap_or_default())
-        });
+        let references = of(&SCALEBIO);
+        let methods = config.methods.iter();
         Self {
             schema_version: SCHEMA_VERSION,
             config: config.clone(),
-            methods: methods.collect(),
+            methods: methods
+                .filter_map(|method| MethodSummary::new(method, &of(method), &references))
+                .collect(),
             runs,
         }
     }
 
     /// The summary of ScaleBiO, if it was compared.
     pub fn scalebio(&self) -> Option<&MethodSummary> {
-        let own = |method: &&MethodSummary| method.method == Method::Own(OwnMethod::ScaleBio);
-        self.methods.iter().find(own)
+        self.methods.iter().find(|own| own.method == SCALEBIO)
     }
 }
 
 impl MethodSummary {
-    /// Of all runs of a method, and those of ScaleBiO by the same seeds.
-    fn new(method: &Method, runs: &[&MethodRun], references: &[&MethodRun]) -> Self {
+    /// Of all runs of a method, if there are any, beside those of ScaleBiO with the same seeds.
+    fn new(method: &Method, runs: &[&MethodRun], references: &[&MethodRun]) -> Option<Self> {
+        if runs.is_empty() {
+            return None;
+        }
         let spread = |of: &dyn Fn(&MethodRun) -> f64| {
             Spread::of(&runs.iter().map(|run| of(run)).collect::<Vec<_>>())
         };
-        let differences: Vec<f64> = runs
-            .iter()
-            .zip(references)
-            .map(|(run, reference)| run.test.sample_loss - reference.test.sample_loss)
-            .collect();
+        let against = |run: &&MethodRun| {
+            let reference = references.iter().find(|other| other.seed == run.seed)?;
+            Some(run.test.sample_loss - reference.test.sample_loss)
+        };
+        let differences: Vec<f64> = runs.iter().filter_map(against).collect();
+        let compared = *method != SCALEBIO && !differences.is_empty();
         let names = runs.first().map(|run| &run.weights[..]).unwrap_or_default();
         let weights = names.iter().enumerate();
         let weights = weights.map(|(i, source)| SourceSpread {
@@ -120,10 +123,10 @@ impl MethodSummary {
             weight: spread(&|run| run.weights[i].weight),
         });
         let costs = || runs.iter().map(|run| &run.cost);
-        Self {
+        Some(Self {
             method: method.clone(),
             loss: spread(&|run| run.test.sample_loss),
-            against_scalebio: (!differences.is_empty()).then(|| Spread::of(&differences)),
+            against_scalebio: compared.then(|| Spread::of(&differences)),
             weights: weights.collect(),
             cost: Cost {
                 training_tokens: spread(&|run| run.cost.training_tokens as f64).mean.round() as u64,
@@ -136,6 +139,6 @@ impl MethodSummary {
                 peak_memory: costs().filter_map(|cost| cost.peak_memory).max(),
             },
             tokens: spread(&|run| run.tokens as f64).mean.round() as u64,
-        }
+        })
     }
 }

@@ -2,6 +2,8 @@
 
 mod bitmap;
 mod charts;
+mod comparison;
+mod dots;
 mod page;
 mod reading;
 
@@ -10,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use charts::Figure;
+pub use comparison::{HEAD, rows, sentences, weights};
 use page::Page;
 use reading::Run;
 
@@ -37,6 +40,7 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 pub fn write(folder: &Path, out: Option<&Path>) -> Result<PathBuf, Box<dyn Error>> {
     let (page, figures): (Page, Vec<Figure>) = match Run::read(folder)? {
         Run::Reweighting(run) => (page::reweighting(&run), charts::reweighting(&run)),
+        Run::Compared(run) => (comparison::page(&run), comparison::figures(&run)),
         Run::Finetuning(run) => (page::finetuning(&run), charts::finetuning(&run)),
     };
     let html = page.html(&figures)?;

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use scalebio::train::WeightsReport;
+use scalebio::train::{Compare, Comparison, WeightsReport};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -94,10 +94,19 @@ fn number<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Err
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
-/// A folder with the files of one run.
+/// Methods beside each other.
+pub struct Compared {
+    pub folder: PathBuf,
+    pub comparison: Comparison,
+    /// Number of runs that are not finished.
+    pub remaining: usize,
+}
+
+/// A folder with the files of one run, or of a comparison.
 pub enum Run {
     Reweighting(Reweighting),
     Finetuning(Finetuning),
+    Compared(Compared),
 }
 
 impl Run {
@@ -112,6 +121,14 @@ impl Run {
         }
         let config: Value =
             serde_json::from_str(&text(&path)?).map_err(|error| at(&path, error))?;
+        if config.get("methods").is_some() {
+            let compare = Compare::resume(folder)?;
+            return Ok(Self::Compared(Compared {
+                folder: folder.to_owned(),
+                comparison: compare.summary()?,
+                remaining: compare.remaining().len(),
+            }));
+        }
         // Only a run that learns weights has a learning rate for them.
         if config.get("lr_upper").is_some() {
             Reweighting::read(folder, config).map(Self::Reweighting)
