@@ -45,6 +45,8 @@ mod blockwise;
 #[path = "../../examples/check_model/compare.rs"]
 mod compare;
 #[cfg(feature = "llm")]
+mod compared;
+#[cfg(feature = "llm")]
 mod damaged;
 #[cfg(feature = "llm")]
 mod data_chat;
@@ -76,6 +78,8 @@ mod methods_golden;
 mod plan;
 #[cfg(feature = "llm")]
 mod pretrained;
+#[cfg(feature = "llm")]
+mod report;
 #[cfg(feature = "llm")]
 mod resample;
 #[cfg(feature = "llm")]

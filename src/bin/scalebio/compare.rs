@@ -66,7 +66,8 @@ fn defaults() -> ReweightConfig {
 }
 
 fn method(name: &str) -> Result<Method, String> {
-    name.parse().map_err(|error: scalebio::Error| error.to_string())
+    name.parse()
+        .map_err(|error: scalebio::Error| error.to_string())
 }
 
 impl Args {
@@ -89,7 +90,9 @@ impl Args {
             ..ReweightConfig::new(&self.data)
         };
         let mut config = CompareConfig::new(experiment);
-        config.seeds = (0..self.seeds).map(|i| training.seed.wrapping_add(i)).collect();
+        config.seeds = (0..self.seeds)
+            .map(|i| training.seed.wrapping_add(i))
+            .collect();
         config.tokens = self.tokens;
         if let Some(methods) = &self.methods {
             config.methods.clone_from(methods);
@@ -107,9 +110,15 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let (all, remaining) = (compare.jobs().len(), compare.remaining());
     let finished = all - remaining.len();
     if finished > 0 {
-        println!("{finished} of {all} runs are finished in {}\n", out.display());
+        println!(
+            "{finished} of {all} runs are finished in {}\n",
+            out.display()
+        );
     }
-    println!("{:>7}  {:<14} {:>6} {:>10} {:>12}", "run", "method", "seed", "test loss", "seconds");
+    println!(
+        "{:>7}  {:<14} {:>6} {:>10} {:>12}",
+        "run", "method", "seed", "test loss", "seconds"
+    );
     for (index, job) in remaining.iter().enumerate() {
         start(&out, job)?;
         let run = compare.run(job)?; // read, since it is finished
@@ -159,9 +168,10 @@ fn run_job(job: &[String]) -> Result<(), Box<dyn Error>> {
     let (compare, seed) = (Compare::resume(folder)?, seed.parse::<u64>()?);
     let jobs = compare.jobs();
     let same = |job: &&Job| job.method.name() == name && job.seed == seed;
-    let job = jobs.iter().find(same).ok_or_else(|| {
-        format!("{folder}: the comparison has no run of {name} with seed {seed}")
-    })?;
+    let job = jobs
+        .iter()
+        .find(same)
+        .ok_or_else(|| format!("{folder}: the comparison has no run of {name} with seed {seed}"))?;
     compare.run(job)?;
     Ok(())
 }
@@ -170,7 +180,10 @@ fn run_job(job: &[String]) -> Result<(), Box<dyn Error>> {
 fn table(comparison: &Comparison) -> String {
     let mut text = String::new();
     for (head, rows) in [
-        (report::HEAD.map(str::to_owned).to_vec(), report::rows(comparison)),
+        (
+            report::HEAD.map(str::to_owned).to_vec(),
+            report::rows(comparison),
+        ),
         report::weights(comparison),
     ] {
         text += &format!("| {} |\n", head.join(" | "));

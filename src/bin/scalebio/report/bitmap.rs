@@ -7,8 +7,8 @@ use tiny_skia::{
     Transform,
 };
 
+use super::super::plot::{Anchor, Ink, Mark, Scene};
 use super::reading::Result;
-use crate::program::plot::{Anchor, Ink, Mark, Scene};
 
 const SCALE: f32 = 2.0;
 

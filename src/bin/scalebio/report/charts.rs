@@ -1,7 +1,7 @@
 //! The charts of a run.
 
-use super::reading::{FinetuneLine, Finetuning, Reweighting, Step};
-use crate::program::plot::{Axis, Chart, Kind, SERIES, Scene, Series};
+use super::super::plot::{Axis, Chart, Kind, SERIES, Scene, Series};
+use super::reading::{Baseline, FinetuneLine, Finetuning, Reweighting, Step};
 
 /// Points of a chart, all curves together, beyond which steps are averaged: a page stays small.
 const POINTS: usize = 8000;
@@ -220,6 +220,30 @@ pub fn finetuning(run: &Finetuning) -> Vec<Figure> {
             vec![curve("model", |line| line.learning_rate)],
         ),
     ]
+}
+
+/// The losses of the trainings of a method.
+pub fn baseline(run: &Baseline) -> Vec<Figure> {
+    let mut stages: Vec<&str> = run.steps.iter().map(|line| line.stage.as_str()).collect();
+    stages.dedup();
+    if stages.is_empty() {
+        return Vec::new();
+    }
+    let every = every(run.steps.len() / stages.len(), stages.len());
+    let curve = |&stage: &&str| {
+        let lines = run.steps.iter().filter(|line| line.stage == stage);
+        let points = lines.map(|line| (line.step, line.loss));
+        Series::new(stage, means(points, every), Kind::Curve)
+    };
+    vec![Figure {
+        id: "losses",
+        scene: chart(
+            "Training losses",
+            Axis::linear(NATS),
+            stages.iter().map(curve).collect(),
+        ),
+        caption: format!("A curve a stage of the method.{}", averaged(every)),
+    }]
 }
 
 fn chart(title: &str, y: Axis, series: Vec<Series>) -> Scene {

@@ -68,8 +68,13 @@ pub fn sentences(comparison: &Comparison) -> Vec<String> {
         return Vec::new();
     }
     let better = |method: &MethodSummary| {
-        let against = method.against_scalebio.filter(|against| against.mean < 0.0)?;
-        let seeds = comparison.runs.iter().filter(|run| run.method == method.method);
+        let against = method
+            .against_scalebio
+            .filter(|against| against.mean < 0.0)?;
+        let seeds = comparison
+            .runs
+            .iter()
+            .filter(|run| run.method == method.method);
         Some(format!(
             "{} is better than ScaleBiO here, by {:.4} nats on average{}.",
             method.method,
@@ -79,7 +84,9 @@ pub fn sentences(comparison: &Comparison) -> Vec<String> {
     };
     let better: Vec<_> = comparison.methods.iter().filter_map(better).collect();
     match better.is_empty() {
-        true => vec!["No other method is better than ScaleBiO here, on average over the seeds.".to_owned()],
+        true => vec![
+            "No other method is better than ScaleBiO here, on average over the seeds.".to_owned(),
+        ],
         false => better,
     }
 }
@@ -119,12 +126,16 @@ pub fn page(compared: &Compared) -> Page {
         true => Note::warning,
         false => Note::good,
     };
-    page.notes.extend(sentences(comparison).into_iter().map(note));
-    page.facts.push(("methods", config.methods.len().to_string()));
+    page.notes
+        .extend(sentences(comparison).into_iter().map(note));
+    page.facts
+        .push(("methods", config.methods.len().to_string()));
     page.facts.push(("seeds", seeds.to_string()));
-    page.facts.push(("steps of a method", config.experiment.steps.to_string()));
+    page.facts
+        .push(("steps of a method", config.experiment.steps.to_string()));
     if let Some(run) = comparison.runs.first() {
-        page.facts.push(("test samples", thousands(run.test.samples as u64)));
+        page.facts
+            .push(("test samples", thousands(run.test.samples as u64)));
     }
     if !comparison.methods.is_empty() {
         page.tables.push(results(comparison));

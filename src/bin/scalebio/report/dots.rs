@@ -1,6 +1,6 @@
 //! Values of several things beside each other, a row each.
 
-use crate::program::plot::{AXIS, Anchor, Axis, GRID, Mark, Range, SERIES, Scene, TEXT, shortened};
+use super::super::plot::{AXIS, Anchor, Axis, GRID, Mark, Range, SERIES, Scene, TEXT, shortened};
 
 pub struct Row {
     pub name: String,

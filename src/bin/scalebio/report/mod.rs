@@ -20,7 +20,7 @@ use reading::Run;
 /// The run may be going on, or be interrupted.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder with the files of a run: that which reweight, finetune or compare wrote to
+    /// Folder with the files of a run: that which reweight, finetune, compare or a method of it wrote to
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 
@@ -40,6 +40,7 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 pub fn write(folder: &Path, out: Option<&Path>) -> Result<PathBuf, Box<dyn Error>> {
     let (page, figures): (Page, Vec<Figure>) = match Run::read(folder)? {
         Run::Reweighting(run) => (page::reweighting(&run), charts::reweighting(&run)),
+        Run::Baseline(run) => (page::baseline(&run), charts::baseline(&run)),
         Run::Compared(run) => (comparison::page(&run), comparison::figures(&run)),
         Run::Finetuning(run) => (page::finetuning(&run), charts::finetuning(&run)),
     };

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use minijinja::Environment;
 use minijinja::value::Serde;
-use scalebio::train::Status;
+use scalebio::train::{SourceReport, Status, WeightsReport};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::super::plot::{AXIS, GRID, MUTED, SERIES, TEXT};
 use super::charts::Figure;
-use super::reading::{Finetuning, Result, Reweighting};
-use crate::program::plot::{AXIS, GRID, MUTED, SERIES, TEXT};
+use super::reading::{Baseline, Finetuning, Result, Reweighting};
 
 /// What a page says. Text is escaped where the template takes it.
 #[derive(Default, Serialize)]
@@ -185,10 +185,6 @@ pub fn reweighting(run: &Reweighting) -> Page {
 }
 
 fn weights(run: &Reweighting) -> Table {
-    let mut sources: Vec<_> = run.weights.sources.iter().collect();
-    sources.sort_by(|a, b| b.weight.total_cmp(&a.weight));
-    let uniform = 1.0 / sources.len().max(1) as f64;
-    let largest = sources.first().map_or(1.0, |source| source.weight);
     // A tenth of the steps: single ones are noisy.
     let last = run.steps.len().div_ceil(10);
     let recent = &run.steps[run.steps.len() - last..];
@@ -197,33 +193,59 @@ fn weights(run: &Reweighting) -> Table {
         let sum: f64 = recent.iter().map(|step| step.losses_w[index]).sum();
         (!recent.is_empty()).then_some(sum / last as f64)
     };
-    let row = |source: &&scalebio::train::SourceReport| {
+    let mut table = weight_table(&run.weights);
+    table.caption = format!(
+        "After {} steps, the largest first. The loss is the mean over the last {last} steps, in nats.",
+        run.weights.step
+    );
+    table.head.push("loss of w".to_owned());
+    for row in &mut table.rows {
+        let loss = loss(&row[0].text);
+        row.push(Cell::new(
+            loss.map_or("-".to_owned(), |loss| format!("{loss:.3}")),
+        ));
+    }
+    table
+}
+
+/// The sources by weight.
+fn weight_table(report: &WeightsReport) -> Table {
+    let mut sources: Vec<_> = report.sources.iter().collect();
+    sources.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+    let uniform = 1.0 / sources.len().max(1) as f64;
+    let largest = sources.first().map_or(1.0, |source| source.weight);
+    let row = |source: &&SourceReport| {
         vec![
             Cell::new(&source.name),
             Cell::new(source.samples.to_string()),
             Cell::weight(source.weight, largest),
             Cell::new(format!("{:.2}", source.weight / uniform)),
             Cell::new(format!("{:.3}", source.logit)),
-            Cell::new(loss(&source.name).map_or("-".to_owned(), |loss| format!("{loss:.3}"))),
         ]
     };
-    let head = [
-        "source",
-        "samples",
-        "weight",
-        "times uniform",
-        "logit",
-        "loss of w",
-    ];
+    let head = ["source", "samples", "weight", "times uniform", "logit"];
     Table {
         title: "Weights",
-        caption: format!(
-            "After {} steps, the largest first. The loss is the mean over the last {last} steps, in nats.",
-            run.weights.step
-        ),
+        caption: "The largest first.".to_owned(),
         head: head.map(str::to_owned).to_vec(),
         rows: sources.iter().map(row).collect(),
     }
+}
+
+/// The page of a method that ScaleBiO is compared with.
+pub fn baseline(run: &Baseline) -> Page {
+    let name = run.config["baseline"]["method"].as_str();
+    let name = name.unwrap_or("a method");
+    let mut page = Page {
+        title: title(&run.folder),
+        about: format!("Source weights by {name}, or the shares of what it selected."),
+        settings: settings(&run.config),
+        tables: vec![weight_table(&run.weights)],
+        ..Page::default()
+    };
+    page.facts.push(("seed", run.weights.seed.to_string()));
+    cut_off(&mut page, run.cut_off);
+    page
 }
 
 /// The page of a fine-tuning.

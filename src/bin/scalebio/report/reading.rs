@@ -94,6 +94,25 @@ fn number<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Err
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
+/// A method that ScaleBiO is compared with.
+pub struct Baseline {
+    pub folder: PathBuf,
+    pub config: Value,
+    pub weights: WeightsReport,
+    /// The lines of its metrics that are steps of a training.
+    pub steps: Vec<StageLine>,
+    pub cut_off: bool,
+}
+
+/// A step of one of its trainings.
+#[derive(Deserialize)]
+pub struct StageLine {
+    pub stage: String,
+    pub step: usize,
+    #[serde(deserialize_with = "number")]
+    pub loss: f64,
+}
+
 /// Methods beside each other.
 pub struct Compared {
     pub folder: PathBuf,
@@ -106,6 +125,7 @@ pub struct Compared {
 pub enum Run {
     Reweighting(Reweighting),
     Finetuning(Finetuning),
+    Baseline(Baseline),
     Compared(Compared),
 }
 
@@ -128,6 +148,9 @@ impl Run {
                 comparison: compare.summary()?,
                 remaining: compare.remaining().len(),
             }));
+        }
+        if config.get("baseline").is_some() {
+            return Baseline::read(folder, config).map(Self::Baseline);
         }
         // Only a run that learns weights has a learning rate for them.
         if config.get("lr_upper").is_some() {
@@ -191,6 +214,22 @@ impl Finetuning {
             folder: folder.to_owned(),
             config,
             steps,
+            cut_off,
+        })
+    }
+}
+
+impl Baseline {
+    fn read(folder: &Path, config: Value) -> Result<Self> {
+        let (lines, cut_off) = lines::<Value>(&folder.join("metrics.jsonl"))?;
+        // Other lines are scores of sources or samples.
+        let steps = lines.into_iter();
+        let steps = steps.filter_map(|(_, line)| serde_json::from_value(line).ok());
+        Ok(Self {
+            folder: folder.to_owned(),
+            config,
+            weights: WeightsReport::read(folder.join("weights.json"))?,
+            steps: steps.collect(),
             cut_off,
         })
     }
