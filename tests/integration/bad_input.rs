@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use crate::resample::{config as draw, folder, lines, weights};
 
 mod checkpoints;
+mod flags;
 mod settings;
 
 /// A kind of bad input, a part of its message as in the documentation, and the message.
@@ -348,6 +349,7 @@ fn every_kind_of_bad_input_in_the_documentation_gets_its_message() {
         folders(),
         questions(),
         settings::rows(),
+        flags::rows(),
         weight_files(),
         checkpoints::rows(),
     ]

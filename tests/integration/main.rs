@@ -79,6 +79,8 @@ mod plan;
 #[cfg(feature = "llm")]
 mod pretrained;
 #[cfg(feature = "llm")]
+mod program;
+#[cfg(feature = "llm")]
 mod report;
 #[cfg(feature = "llm")]
 mod resample;

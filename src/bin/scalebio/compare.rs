@@ -2,42 +2,52 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use scalebio::train::{Compare, CompareConfig, Comparison, Job, Method, ReweightConfig};
 
+use super::console::{note, print, say};
+use super::record::Record;
 use super::report;
 use super::training::{TRAINING, Training};
 
+const EXAMPLES: &str = "\
+Each method chooses the training data, the same model is trained on each choice for as many tokens, and
+its loss on the test set is measured. Every method runs with every seed in a process of its own. Start
+again with the same --out to go on after an interruption, or to add methods or seeds: what is finished
+is not run again. comparison.json gets all numbers, report.html shows them.
+
+Examples:
+  scalebio compare --data DIR --model HF_DIR --steps 500 --lr-lower 1e-5 --out runs/compare
+  scalebio compare --methods scalebio,uniform,less --seeds 5";
+
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
 
-/// Compares ScaleBiO with other methods: each chooses the training data, the same model is trained on each choice for as many
-/// tokens, and the losses on the test set are reported.
-///
-/// Every method runs with every seed in a process of its own. Start again with the same --out to go on after an interruption,
-/// or to add methods or seeds: what is finished is not run again.
+/// Compare ScaleBiO with other methods
 #[derive(Debug, clap::Args)]
-#[command(allow_negative_numbers = true)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Folder with train_<source>.jsonl (or .json), val.jsonl and test.jsonl
-    #[arg(long, value_name = "DIR", default_value = SHIPPED, hide_default_value = true,
-          help = "Folder with train_<source>.jsonl (or .json), val.jsonl and test.jsonl [default: the data of this example]")]
+    /// Folder with train_<source>.jsonl (or .json) for each source, val.jsonl
+    /// and test.jsonl [default: the data that ship with scalebio]
+    #[arg(long, value_name = "DIR", verbatim_doc_comment, default_value = SHIPPED, hide_default_value = true)]
     data: PathBuf,
 
     #[command(flatten)]
     training: Training,
 
-    /// Methods, separated by commas: scalebio, uniform, proportional, less, rho-loss, alignment, doremi, validation (training on
-    /// the validation set itself) [default: all]
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = method)]
+    /// Methods, separated by commas: scalebio, uniform, proportional, less, rho-loss,
+    /// alignment, doremi and validation, which trains on the validation set itself
+    /// [default: all]
+    #[arg(long, value_name = "NAMES", verbatim_doc_comment, value_delimiter = ',', value_parser = method)]
     methods: Option<Vec<Method>>,
 
     /// Number of seeds, counted from --seed
     #[arg(long, value_name = "N", default_value_t = 3)]
     seeds: u64,
 
-    /// Training tokens of each fine-tuning [default: what the steps take on samples of average length]
-    #[arg(long, value_name = "N", help_heading = TRAINING)]
+    /// Training tokens of each fine-tuning
+    /// [default: what the steps take on samples of average length]
+    #[arg(long, value_name = "N", help_heading = TRAINING, verbatim_doc_comment)]
     tokens: Option<u64>,
 
     /// Penalty of ScaleBiO
@@ -52,13 +62,20 @@ pub struct Args {
     #[arg(long, value_name = "X", help_heading = TRAINING, default_value_t = defaults().lr_upper)]
     lr_upper: f64,
 
-    /// Folder of the comparison [default: the next free runs/compare-N]
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the comparison; in one that holds it already, it goes on
+    /// [default: the next free runs/compare-N]
+    #[arg(long, value_name = "DIR", verbatim_doc_comment)]
     out: Option<PathBuf>,
 
-    /// Run one job of the comparison that is in a folder: its method and its seed
-    #[arg(long, hide = true, num_args = 3)]
-    job: Option<Vec<String>>,
+    /// Do one run only, in this process, for instance less:0: on a cluster, one
+    /// machine a run; then start without it to compare all
+    #[arg(
+        long,
+        value_name = "METHOD:SEED",
+        verbatim_doc_comment,
+        requires = "out"
+    )]
+    job: Option<String>,
 }
 
 fn defaults() -> ReweightConfig {
@@ -101,55 +118,56 @@ impl Args {
     }
 }
 
-pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    if let Some(job) = &args.job {
-        return run_job(job);
-    }
+pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
     let out = args.out.clone().unwrap_or_else(next_free_folder);
     let compare = Compare::open(args.config(), &out)?;
+    if let Some(job) = &args.job {
+        compare.run(&find(&compare, job)?)?;
+        return Ok(());
+    }
+    record.save(&out)?;
     let (all, remaining) = (compare.jobs().len(), compare.remaining());
     let finished = all - remaining.len();
     if finished > 0 {
-        println!(
+        say!(
             "{finished} of {all} runs are finished in {}\n",
             out.display()
-        );
+        )?;
     }
-    println!(
-        "{:>7}  {:<14} {:>6} {:>10} {:>12}",
-        "run", "method", "seed", "test loss", "seconds"
-    );
     for (index, job) in remaining.iter().enumerate() {
-        start(&out, job)?;
+        let number = finished + index + 1;
+        note(format_args!(
+            "{number} of {all}: {} with seed {}",
+            job.method, job.seed
+        ));
+        start(&out, args.out.is_some(), job)?;
         let run = compare.run(job)?; // read, since it is finished
-        println!(
-            "{:>3}/{all:<3}  {:<14} {:>6} {:>10.4} {:>12.1}",
-            finished + index + 1,
-            run.method,
-            run.seed,
-            run.test.sample_loss,
-            run.cost.seconds
-        );
+        let (loss, seconds) = (run.test.sample_loss, run.cost.seconds);
+        note(format_args!(
+            "    test loss {loss:.4}; choosing the data took {seconds:.1} s"
+        ));
     }
     let comparison = compare.finish()?;
-    println!("\n{}", table(&comparison));
+    print(format_args!("{}", table(&comparison)))?;
     for sentence in report::sentences(&comparison) {
-        println!("{sentence}");
+        say!("{sentence}")?;
     }
-    println!("\nresults  {}", out.join("comparison.json").display());
-    println!("report   {}", report::write(&out, None)?.display());
+    say!("\nresults  {}", out.join("comparison.json").display())?;
+    say!("report   {}", report::write(&out, None)?.display())?;
     Ok(())
 }
 
-/// A job in a process of its own, so that the memory of one method is not that of another.
-fn start(out: &Path, job: &Job) -> Result<(), Box<dyn Error>> {
-    let status = Command::new(std::env::current_exe()?)
-        .args(std::env::args_os().skip(1))
+/// A run in a process of its own, so that the memory of one method is not that of another.
+fn start(out: &Path, out_is_given: bool, job: &Job) -> Result<(), Box<dyn Error>> {
+    let mut process = Command::new(std::env::current_exe()?);
+    process.args(std::env::args_os().skip(1));
+    if !out_is_given {
+        process.arg("--out").arg(out);
+    }
+    process
         .arg("--job")
-        .arg(out)
-        .args([job.method.name(), &job.seed.to_string()])
-        .status()?;
-    if status.success() {
+        .arg(format!("{}:{}", job.method, job.seed));
+    if process.stdout(Stdio::null()).status()?.success() {
         return Ok(());
     }
     Err(format!(
@@ -161,19 +179,12 @@ fn start(out: &Path, job: &Job) -> Result<(), Box<dyn Error>> {
     .into())
 }
 
-fn run_job(job: &[String]) -> Result<(), Box<dyn Error>> {
-    let [folder, name, seed] = job else {
-        return Err("--job takes a folder, a method and a seed".into());
-    };
-    let (compare, seed) = (Compare::resume(folder)?, seed.parse::<u64>()?);
-    let jobs = compare.jobs();
-    let same = |job: &&Job| job.method.name() == name && job.seed == seed;
-    let job = jobs
-        .iter()
-        .find(same)
-        .ok_or_else(|| format!("{folder}: the comparison has no run of {name} with seed {seed}"))?;
-    compare.run(job)?;
-    Ok(())
+fn find(compare: &Compare, name: &str) -> Result<Job, String> {
+    let jobs = compare.jobs().into_iter();
+    let found = jobs
+        .into_iter()
+        .find(|job| format!("{}:{}", job.method, job.seed) == name);
+    found.ok_or_else(|| format!("--job {name}: the comparison has no such run; its runs are METHOD:SEED, for instance scalebio:0"))
 }
 
 /// Both tables as markdown: what each method came to, and its weights.

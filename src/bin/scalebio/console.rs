@@ -1,12 +1,43 @@
-//! What the terminal shows while something is computed.
+//! What is printed: to standard output what was computed, to standard error what is going on.
 
-use std::io::IsTerminal;
+use std::fmt::Arguments;
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// `println!` that goes on where nobody reads any more (`| head`), so that a run still saves what it computed.
+macro_rules! say {
+    () => { $crate::program::console::line(format_args!("")) };
+    ($($part:tt)*) => { $crate::program::console::line(format_args!($($part)*)) };
+}
+pub(super) use say;
+
+/// What [`say`] calls.
+pub fn line(text: Arguments<'_>) -> io::Result<()> {
+    print(format_args!("{text}\n"))
+}
+
+/// `print!`, likewise.
+pub fn print(text: Arguments<'_>) -> io::Result<()> {
+    let mut out = io::stdout();
+    let written = out.write_fmt(text).and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(io::Error::new(
+            error.kind(),
+            format!("standard output: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A line on standard error, if it can be written.
+pub fn note(text: Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// A progress bar on a terminal, and nothing elsewhere.
 pub fn bar(name: &str, steps: usize) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(steps as u64);

@@ -7,8 +7,18 @@ use std::path::PathBuf;
 use scalebio::models::Dtype;
 use scalebio::train::{EvaluateConfig, PromptStyle, evaluate};
 
-/// Measures the loss of a checkpoint on held-out files, and its answers to {"question", "answer"} records.
+use super::console::{print, say};
+
+const EXAMPLES: &str = "\
+A file of {\"question\", \"answer\"} records is asked, and the answers are compared as in GSM8K and MATH.
+
+Examples:
+  scalebio evaluate runs/tuned/model DIR/test.jsonl
+  scalebio evaluate HF_DIR gsm8k.jsonl --prompt chat --answer-tokens 512 --json report.json";
+
+/// Measure the loss of a checkpoint on held-out files, and its answers to questions
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Folder with config.json, model.safetensors (or its shards) and tokenizer.json
     hf_dir: PathBuf,
@@ -17,7 +27,7 @@ pub struct Args {
     #[arg(required = true)]
     files: Vec<PathBuf>,
 
-    /// Floating type in which the model is held and computed: float32 or bfloat16 (bf16), which takes half the memory
+    /// Floating type of the model: float32 or bfloat16 (bf16)
     #[arg(long, value_name = "TYPE", default_value_t = Dtype::default())]
     dtype: Dtype,
 
@@ -29,12 +39,14 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 16)]
     batch: usize,
 
-    /// Longest sample in tokens; longer texts are cut into pieces, longer responses truncated [default: 1024, or the positions of the model]
-    #[arg(long, value_name = "N")]
+    /// Longest sample in tokens; longer texts are cut, longer responses truncated
+    /// [default: 1024, or the positions of the model]
+    #[arg(long, verbatim_doc_comment, value_name = "N")]
     max_length: Option<usize>,
 
-    /// How questions are asked: alpaca, chat (the model's chat template) or plain
-    #[arg(long, value_name = "STYLE", default_value = "alpaca", value_parser = style)]
+    /// How questions are asked: alpaca, chat (the model's chat template)
+    /// or plain
+    #[arg(long, verbatim_doc_comment, value_name = "STYLE", default_value = "alpaca", value_parser = style)]
     prompt: PromptStyle,
 
     /// Tokens after which an answer ends
@@ -72,12 +84,12 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     })?;
     let json = serde_json::to_string_pretty(&report)?;
     match &args.json {
-        Some(file) if file.as_os_str() == "-" => println!("{json}"),
+        Some(file) if file.as_os_str() == "-" => say!("{json}")?,
         Some(file) => {
             fs::write(file, json + "\n").map_err(|e| format!("{}: {e}", file.display()))?;
-            print!("{report}");
+            print(format_args!("{report}"))?;
         }
-        None => print!("{report}"),
+        None => print(format_args!("{report}"))?,
     }
     Ok(())
 }

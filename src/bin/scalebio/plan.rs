@@ -1,11 +1,14 @@
 //! How much memory a run of ScaleBiO will take on each device, from a model's config.json, before anything is loaded.
 
 use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use scalebio::models::{Dtype, MemoryPlan, ModelSize, Placement, PlanConfig};
 
+use super::config::is_flags;
+use super::console::{print, say};
 use super::table;
 
 const CONFIGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/memory_plan/configs");
@@ -22,16 +25,25 @@ const MODELS: [&str; 7] = [
 /// Bytes of a gigabyte, as makers of devices count.
 const GB: u64 = 1_000_000_000;
 
-/// Predicts the memory of a run on each device, before anything is loaded.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// A model's config.json, or its folder [default: the seven models of the paper]
-    #[arg(long, value_name = "FILE", conflicts_with = "model")]
-    config: Option<PathBuf>,
+const EXAMPLES: &str = "\
+Examples:
+  scalebio plan                                           # the seven models of the paper
+  scalebio plan --model llama-3-8b --devices 8
+  scalebio plan --model HF_DIR --batch 64 --micro-batch 8 --length 1024 --lisa-blocks 2";
 
-    /// A model of the paper
-    #[arg(long, value_name = "NAME", value_parser = MODELS)]
-    model: Option<String>,
+/// Predict the memory of a run on each device, before anything is loaded
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// A folder with config.json, that file, or a model of the paper: gpt2,
+    /// gpt-neox-20b, llama-3-8b, yi-34b, gemma-2-9b, qwen2-7b or qwen2.5-32b
+    /// [default: these seven]
+    #[arg(long, value_name = "MODEL", verbatim_doc_comment)]
+    model: Option<PathBuf>,
+
+    /// Take flags from this file; a config.json is taken for that of --model
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
 
     /// Samples of a step
     #[arg(long, value_name = "N", default_value_t = 64)]
@@ -57,12 +69,24 @@ pub struct Args {
     #[arg(long)]
     freeze_others: bool,
 
-    /// Optimizer of the models
-    #[arg(long, value_enum, default_value = "adamw")]
+    /// Optimizer of the models: adamw or sgd
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_enum,
+        default_value = "adamw",
+        hide_possible_values = true
+    )]
     optimizer: Optimizer,
 
-    /// Compute gradients block by block, or on one tape [default: block by block where something is frozen]
-    #[arg(long, value_name = "BOOL")]
+    /// Compute gradients block by block, or on one tape
+    /// [default: block by block where something is frozen]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        verbatim_doc_comment,
+        hide_possible_values = true
+    )]
     blockwise: Option<bool>,
 
     /// Compute the gradients of both models at the same time
@@ -77,8 +101,16 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     devices: Option<usize>,
 
-    /// Where the models are [default: one for one device, else spread]
-    #[arg(long, value_enum)]
+    /// one: u and w on one device; apart: on a device each; spread: their
+    /// blocks over all devices; parallel: both on all devices, in shares of the batch
+    /// [default: one for one device, else spread]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHERE",
+        verbatim_doc_comment,
+        hide_possible_values = true
+    )]
     placement: Option<Where>,
 }
 
@@ -90,59 +122,62 @@ enum Optimizer {
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Where {
-    /// Both models on one device
     One,
-    /// u and w on a device each
     Apart,
-    /// The blocks of both models over all devices
     Spread,
-    /// Both models on all devices, which share the batch
     Parallel,
 }
 
 pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    let config = match (&args.config, &args.model) {
-        (Some(config), _) => config.clone(),
-        (None, Some(name)) => shipped(name),
-        (None, None) => return all(args),
+    let Some(model) = args.model()? else {
+        return all(args);
     };
-    let size = ModelSize::read(&config)?;
+    let size = size(model)?;
     let plan = MemoryPlan::new(&size, &args.plan(args.placement()?))?;
-    describe(&size, args);
+    describe(&size, args)?;
     let unit = if plan.largest() < 10 * GB {
         table::MB
     } else {
         GB
     };
     let name = if unit == GB { "GB" } else { "MB" };
-    println!("{name} on each device, beside the program, its data and the driver");
-    print!("{}", table::table(plan.devices(), unit));
+    say!("{name} on each device, beside the program, its data and the driver")?;
+    print(format_args!("{}", table::table(plan.devices(), unit)))?;
     Ok(())
+}
+
+/// The sizes of a model of the paper, or of one in a file.
+fn size(model: &Path) -> Result<ModelSize, String> {
+    let name = model.to_str().filter(|name| MODELS.contains(name));
+    ModelSize::read(name.map_or_else(|| model.to_owned(), shipped)).map_err(|error| {
+        let models = MODELS.join(", ");
+        format!("{error}; --model takes a folder with config.json, that file, or one of {models}")
+    })
 }
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(CONFIGS).join(format!("{name}.json"))
 }
 
-fn describe(size: &ModelSize, args: &Args) {
+fn describe(size: &ModelSize, args: &Args) -> io::Result<()> {
     let active = match args.lisa_blocks {
         0 => size.blocks(),
         blocks => blocks,
     };
-    println!(
+    say!(
         "{} parameters in {} blocks of {} and {} outside; {} train at a time",
         size.parameters(),
         size.blocks(),
         size.per_block(),
         size.outside(),
         size.trained(active, !args.freeze_others)
-    );
+    )
 }
 
 /// A line a model and placement.
 fn all(args: &Args) -> Result<(), Box<dyn Error>> {
     let devices = args.devices.unwrap_or(8);
-    println!(
+    say!(
         "batch {} in micro-batches of {}, {} tokens, {}, LISA {} blocks{}; GB on the fullest device",
         args.batch,
         args.micro_batch,
@@ -154,9 +189,9 @@ fn all(args: &Args) -> Result<(), Box<dyn Error>> {
         } else {
             ""
         },
-    );
+    )?;
     let names = ["one", "apart", "spread", "parallel"];
-    println!(
+    say!(
         "{:<13} {:>14} {:>13} {:>10} {:>10} {:>10} {:>10}",
         "model",
         "parameters",
@@ -165,11 +200,14 @@ fn all(args: &Args) -> Result<(), Box<dyn Error>> {
         names[1],
         format!("{} {devices}", names[2]),
         format!("{} {devices}", names[3])
-    );
+    )?;
     for name in MODELS {
         let size = ModelSize::read(shipped(name))?;
         let trained = size.trained(args.lisa_blocks, !args.freeze_others);
-        print!("{name:<13} {:>14} {trained:>13}", size.parameters());
+        print(format_args!(
+            "{name:<13} {:>14} {trained:>13}",
+            size.parameters()
+        ))?;
         for placement in [
             Placement::One,
             Placement::Apart,
@@ -177,14 +215,22 @@ fn all(args: &Args) -> Result<(), Box<dyn Error>> {
             Placement::Parallel(devices),
         ] {
             let plan = MemoryPlan::new(&size, &args.plan(placement))?;
-            print!(" {:>10.1}", plan.largest() as f64 / GB as f64);
+            print(format_args!(" {:>10.1}", plan.largest() as f64 / GB as f64))?;
         }
-        println!();
+        say!()?;
     }
     Ok(())
 }
 
 impl Args {
+    fn model(&self) -> Result<Option<&Path>, &'static str> {
+        let config = self.config.as_deref().filter(|path| !is_flags(path));
+        match (self.model.as_deref(), config) {
+            (Some(_), Some(_)) => Err("the model is given twice, by --model and by --config"),
+            (model, config) => Ok(model.or(config)),
+        }
+    }
+
     fn plan(&self, placement: Placement) -> PlanConfig {
         PlanConfig {
             batch: self.batch,

@@ -2,84 +2,136 @@
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::iter;
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use console::note;
+use record::Record;
+
 mod compare;
+mod completions;
+mod config;
 mod console;
 mod evaluate;
 mod finetune;
 mod plan;
 mod plot;
+mod record;
 mod report;
 mod resample;
 mod reweight;
 mod table;
 mod training;
 
-/// Learns how much each source of a language model's training data should count (ScaleBiO, arXiv 2406.19976), and does
-/// what comes before and after: plans memory, draws a training set, trains on it, measures the result.
+const SESSION: &str = "\
+From sources to a better model:
+  scalebio plan --model HF_DIR --lisa-blocks 2              # will it fit?
+  scalebio reweight --data DIR --model HF_DIR --lisa-blocks 2 --out runs/a
+  scalebio resample --data DIR --weights runs/a/weights.json --samples 10000 --out runs/mix
+  scalebio finetune runs/mix/mix.jsonl --model HF_DIR --out runs/tuned
+  scalebio evaluate runs/tuned/model DIR/test.jsonl
+  scalebio report runs/a                                    # a page with curves
+  scalebio compare --data DIR --model HF_DIR                # was it worth it? ScaleBiO beside other methods
+
+Each subcommand has a --help of its own, with its defaults, and takes its flags also from a file
+(--config FILE.toml). Files and formats: docs/formats.md.";
+
+/// Learn how much each source of a language model's training data should count (ScaleBiO)
 #[derive(Debug, Parser)]
-#[command(name = "scalebio", version)]
+#[command(name = "scalebio", version, after_help = SESSION, disable_help_subcommand = true)]
 struct Program {
     #[command(subcommand)]
     command: Command,
 }
 
-// To add a subcommand: a file with `Args` and `run`, and a line here and in `Command::run`.
+// To add a subcommand: a file with `Args` and `run`, and a line here and in `Command::run`. Print with `console::say`.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Plan(Box<plan::Args>),
     Reweight(Box<reweight::Args>),
     Resample(Box<resample::Args>),
     Finetune(Box<finetune::Args>),
     Evaluate(Box<evaluate::Args>),
-    Plan(Box<plan::Args>),
     Compare(Box<compare::Args>),
     Report(Box<report::Args>),
+    Completions(completions::Args),
 }
 
 impl Command {
-    fn run(&self) -> Result<(), Box<dyn Error>> {
+    fn run(&self, record: &Record) -> Result<(), Box<dyn Error>> {
         match self {
-            Self::Reweight(args) => reweight::run(args),
-            Self::Resample(args) => resample::run(args),
-            Self::Finetune(args) => finetune::run(args),
-            Self::Evaluate(args) => evaluate::run(args),
             Self::Plan(args) => plan::run(args),
-            Self::Compare(args) => compare::run(args),
+            Self::Reweight(args) => reweight::run(args, record),
+            Self::Resample(args) => resample::run(args, record),
+            Self::Finetune(args) => finetune::run(args, record),
+            Self::Evaluate(args) => evaluate::run(args),
+            Self::Compare(args) => compare::run(args, record),
             Self::Report(args) => report::run(args),
+            Self::Completions(args) => Ok(completions::run(args, command())?),
         }
     }
 }
 
 /// The program, or one subcommand of it as a program.
 pub fn main(subcommand: Option<&str>) -> ExitCode {
-    let arguments = std::env::args_os();
-    let parsed = match subcommand {
-        None => parse(Program::command(), arguments),
-        Some(name) => parse(
-            Program::command().multicall(true),
-            iter::once(OsString::from(name)).chain(arguments.skip(1)),
-        ),
-    };
-    let result = match parsed {
-        Ok(program) => program.command.run(),
-        Err(error) => error.exit(),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
+    let line = std::env::args_os();
+    let (command, line, at) = match subcommand {
+        None => (command(), line.collect(), 1),
+        Some(name) => {
+            let name = OsString::from(name);
+            let line = [name].into_iter().chain(line.skip(1)).collect();
+            (command().multicall(true), line, 0)
         }
+    };
+    let line = match config::merge(&command, line, at) {
+        Ok(line) => line,
+        Err(message) => {
+            note(format_args!("error: {message}"));
+            return ExitCode::from(2); // as for a flag that is wrong on the command line
+        }
+    };
+    let parsed = command.clone().try_get_matches_from(line);
+    let program = parsed.and_then(|matches| {
+        let (name, flags) = matches.subcommand().unwrap_or(("", &matches));
+        let record = Record::new(command.find_subcommand(name).unwrap_or(&command), flags);
+        Ok((Program::from_arg_matches(&matches)?, record))
+    });
+    match program {
+        Ok((program, record)) => run(&program.command, &record),
+        Err(error) => error.exit(),
     }
 }
 
-fn parse(
-    command: clap::Command,
-    arguments: impl Iterator<Item = OsString>,
-) -> Result<Program, clap::Error> {
-    Program::from_arg_matches(&command.try_get_matches_from(arguments)?)
+fn run(command: &Command, record: &Record) -> ExitCode {
+    // A defect, or a device that gave up: still one line, and no backtrace.
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let what = panic.payload_as_str().unwrap_or("unknown");
+        let place = place.unwrap_or_default();
+        note(format_args!("error: {what} (a defect, at {place})"));
+    }));
+    match panic::catch_unwind(AssertUnwindSafe(|| command.run(record))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            note(format_args!("error: {error}"));
+            ExitCode::FAILURE
+        }
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn command() -> clap::Command {
+    Program::command().mut_subcommands(|subcommand| {
+        let name = subcommand.get_name();
+        match name == "completions"
+            || subcommand
+                .get_arguments()
+                .any(|arg| arg.get_id() == config::CONFIG)
+        {
+            true => subcommand,
+            false => subcommand.arg(config::flag()),
+        }
+    })
 }

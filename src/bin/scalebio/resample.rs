@@ -6,15 +6,26 @@ use std::path::PathBuf;
 use scalebio::reweight::Shortage;
 use scalebio::train::{Duplicates, ResampleConfig, resample};
 
+use super::console::say;
+use super::record::Record;
+
+const EXAMPLES: &str = "\
+mix.jsonl gets the samples; mixing/ what LLaMA-Factory, axolotl, MosaicML Streaming and Hugging Face
+datasets need to draw by the same weights themselves; config.toml holds all flags and repeats the draw.
+
+Examples:
+  scalebio resample --data DIR --weights runs/a/weights.json --samples 10000 --out runs/mix
+  scalebio resample --config runs/mix/config.toml --redistribute --seed 1 --out runs/mix-1";
+
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
 
-/// Draws a training set from the sources of a folder by learned weights, and writes what other programs need to draw by
-/// them themselves.
+/// Draw a training set by learned weights
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Folder with train_<source>.jsonl (or .json), val.jsonl and, if there is one, test.jsonl
-    #[arg(long, value_name = "DIR", default_value = SHIPPED, hide_default_value = true,
-          help = "Folder with train_<source>.jsonl (or .json), val.jsonl and, if there is one, test.jsonl [default: the data of this example]")]
+    /// Folder with train_<source>.jsonl (or .json) for each source, val.jsonl
+    /// and, if there is one, test.jsonl [default: the data that ship with scalebio]
+    #[arg(long, value_name = "DIR", verbatim_doc_comment, default_value = SHIPPED, hide_default_value = true)]
     data: PathBuf,
 
     /// weights.json of a run on sources of the same names
@@ -29,27 +40,31 @@ pub struct Args {
     #[arg(long)]
     replacement: bool,
 
-    /// Where a source has too few records, draw the rest from the others by weight [default: an error]
-    #[arg(long)]
+    /// Where a source has too few records, draw the rest from the others by weight
+    /// [default: an error]
+    #[arg(long, verbatim_doc_comment)]
     redistribute: bool,
 
-    /// Draw from all copies of a record that is in its source more than once [default: from the first]
-    #[arg(long)]
+    /// Draw from all copies of a record that is in its source more than once
+    /// [default: from the first]
+    #[arg(long, verbatim_doc_comment)]
     keep_duplicates: bool,
 
-    /// Add a field `weight` to each record, p_i N / n_i, with which the weighted mean loss is exact; every source of a weight above 0 must then give a sample
-    #[arg(long)]
+    /// Add a field `weight` to each record, p_i N / n_i, with which the weighted mean
+    /// loss is exact; every source of a weight above 0 must then give a sample
+    #[arg(long, verbatim_doc_comment)]
     weight_column: bool,
 
-    /// Leave the samples in the order of the sources and of their files [default: random order]
-    #[arg(long)]
+    /// Leave the samples in the order of the sources and of their files
+    /// [default: random order]
+    #[arg(long, verbatim_doc_comment)]
     no_shuffle: bool,
 
     /// Seed of all draws
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
 
-    /// Folder for mix.jsonl, resample.json and mixing/; one that already holds a mix is an error
+    /// Folder for mix.jsonl and mixing/; one that holds a mix is an error
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
@@ -74,14 +89,22 @@ impl Args {
     }
 }
 
-pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
+    record.check(&args.out)?;
     let report = resample(&args.config(), &args.out)?;
-    println!(
+    record.save(&args.out)?;
+    say!(
         "{:<24} {:>8} {:>9} {:>9} {:>10} {:>9} {:>9}",
-        "source", "weight", "records", "held out", "duplicates", "available", "samples"
-    );
+        "source",
+        "weight",
+        "records",
+        "held out",
+        "duplicates",
+        "available",
+        "samples"
+    )?;
     for source in &report.sources {
-        println!(
+        say!(
             "{:<24} {:>8.4} {:>9} {:>9} {:>10} {:>9} {:>9}",
             source.name,
             source.weight,
@@ -90,9 +113,9 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
             source.duplicates,
             source.available,
             source.samples
-        );
+        )?;
     }
-    println!("\nsamples  {}", args.out.join("mix.jsonl").display());
-    println!("mixing   {}", args.out.join("mixing").display());
+    say!("\nsamples  {}", args.out.join("mix.jsonl").display())?;
+    say!("mixing   {}", args.out.join("mixing").display())?;
     Ok(())
 }

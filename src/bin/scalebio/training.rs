@@ -14,32 +14,35 @@ pub const COMPUTING: &str = "Memory and speed";
 /// The flags that every training has, with the same defaults.
 #[derive(Args, Debug)]
 pub struct Training {
-    /// Hugging Face folder of the base model [default: a small GPT-2 with random weights: width 128, 2 blocks, 4 heads]
-    #[arg(long, value_name = "HF_DIR", help_heading = MODEL)]
+    /// Hugging Face folder of the base model
+    /// [default: a small GPT-2 with random weights: width 128, 2 blocks, 4 heads]
+    #[arg(long, value_name = "HF_DIR", help_heading = MODEL, verbatim_doc_comment)]
     pub model: Option<PathBuf>,
 
-    /// tokenizer.json to use [default: the one in the model's folder; without --model, a byte-level BPE trained on the data]
-    #[arg(long, value_name = "FILE", help_heading = MODEL)]
+    /// tokenizer.json to use
+    /// [default: that of --model; without it, a byte-level BPE trained on the data]
+    #[arg(long, value_name = "FILE", help_heading = MODEL, verbatim_doc_comment)]
     pub tokenizer: Option<PathBuf>,
 
-    /// Floating type in which the model is held, computed and saved: float32 or bfloat16 (bf16), which takes half the memory;
-    /// its updates are still summed in float32
-    #[arg(long, value_name = "TYPE", help_heading = MODEL, default_value_t = defaults().dtype)]
+    /// Floating type of the model in memory and file: float32 or bfloat16 (bf16),
+    /// half the memory; updates are summed in float32
+    #[arg(long, value_name = "TYPE", help_heading = MODEL, verbatim_doc_comment, default_value_t = defaults().dtype)]
     pub dtype: Dtype,
 
-    /// Longest sample in tokens; longer texts are cut into pieces, longer responses truncated
-    #[arg(long, value_name = "N", help_heading = MODEL, default_value_t = defaults().max_length)]
+    /// Longest sample in tokens; longer texts are cut into pieces,
+    /// longer responses truncated
+    #[arg(long, value_name = "N", help_heading = MODEL, verbatim_doc_comment, default_value_t = defaults().max_length)]
     pub max_length: usize,
 
     /// Steps of the run; learning rates fall to 0 over them
     #[arg(long, value_name = "N", help_heading = TRAINING, default_value_t = defaults().steps)]
     pub steps: usize,
 
-    /// Training samples of a step; as many of validation, or all if there are fewer, where weights are learned on them
+    /// Training samples of a step
     #[arg(long, value_name = "N", help_heading = TRAINING, default_value_t = defaults().batch)]
     pub batch: usize,
 
-    /// Seed of the initial values and of all draws; a seed gives the same result again on the same machine
+    /// Seed of the initial values and of all draws
     #[arg(long, value_name = "S", help_heading = TRAINING, default_value_t = defaults().seed)]
     pub seed: u64,
 
@@ -47,12 +50,14 @@ pub struct Training {
     #[arg(long, value_name = "NAME", help_heading = COMPUTING, default_value_t = defaults().device)]
     pub device: String,
 
-    /// Samples computed at a time, to save memory; results stay the same up to rounding [default: the whole batch]
-    #[arg(long, value_name = "N", help_heading = COMPUTING)]
+    /// Samples computed at a time; the results stay the same up to rounding
+    /// [default: the whole batch]
+    #[arg(long, value_name = "N", help_heading = COMPUTING, verbatim_doc_comment)]
     pub micro_batch: Option<usize>,
 
-    /// Train only this many blocks at a time, with embeddings and head (LISA) [default: all blocks]
-    #[arg(long, value_name = "N", help_heading = COMPUTING)]
+    /// Train only this many blocks at a time, with embeddings and head (LISA)
+    /// [default: all blocks]
+    #[arg(long, value_name = "N", help_heading = COMPUTING, verbatim_doc_comment)]
     pub lisa_blocks: Option<usize>,
 
     /// Steps after which LISA draws other blocks

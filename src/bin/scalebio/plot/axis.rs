@@ -144,7 +144,7 @@ fn label(value: f64, step: f64) -> String {
         return "0".to_owned();
     }
     let place = (step * (1.0 + 1e-9)).log10().floor();
-    if size >= 1e6 || size < 1e-4 {
+    if !(1e-4..1e6).contains(&size) {
         let digits = (size.log10() + 1e-9).floor() - place;
         return format!("{value:.*e}", digits.clamp(0.0, 9.0) as usize);
     }

@@ -20,6 +20,9 @@ pub struct Figure {
     pub caption: String,
 }
 
+/// A name, and a number of a step.
+type Curve<'a> = (&'a str, fn(&Step) -> f64);
+
 /// The sources as a chart shows them: those of the largest weights first, in colors, the others behind them.
 struct Sources<'a> {
     names: &'a [String],
@@ -78,7 +81,7 @@ pub fn reweighting(run: &Reweighting) -> Vec<Figure> {
             caption: format!("{caption}{}{}", sources.others(), averaged(every)),
         }
     };
-    let curves = |curves: &[(&str, fn(&Step) -> f64)]| -> Vec<Series> {
+    let curves = |curves: &[Curve]| -> Vec<Series> {
         let every = every(steps, curves.len());
         let points = |of: fn(&Step) -> f64| run.steps.iter().map(move |s| (s.numbers.step, of(s)));
         let series = curves.iter();
@@ -97,10 +100,12 @@ pub fn reweighting(run: &Reweighting) -> Vec<Figure> {
     weights.push(level("uniform", uniform, run));
     let mut gap = curves(&[("L2(w) - L2(u)", |s| s.numbers.gap)]);
     gap.push(level("0", 0.0, run));
-    let same = run
-        .steps
-        .iter()
-        .all(|s| s.numbers.lr_lower == s.numbers.lr_auxiliary);
+    let same = run.steps.iter().all(|s| {
+        s.numbers
+            .lr_lower
+            .total_cmp(&s.numbers.lr_auxiliary)
+            .is_eq()
+    });
     let rates = match same {
         true => curves(&[("w and u", |s| s.numbers.lr_lower)]),
         false => curves(&[

@@ -16,11 +16,20 @@ pub use comparison::{HEAD, rows, sentences, weights};
 use page::Page;
 use reading::Run;
 
-/// Writes a report on the folder of a run: an HTML page that needs nothing else to be read, and its charts as SVG and PNG.
-/// The run may be going on, or be interrupted.
+use super::console::say;
+
+const EXAMPLES: &str = "\
+The page needs nothing else to be read. The run may be going on, or be interrupted: then it says so.
+
+Examples:
+  scalebio report runs/reweight-1
+  scalebio report runs/compare-1 --out comparison.html";
+
+/// Show a run, or a comparison, on one page with its charts, which are also files
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Folder with the files of a run: that which reweight, finetune, compare or a method of it wrote to
+    /// Folder that reweight, finetune, compare or a method of it wrote to
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 
@@ -31,8 +40,8 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let page = write(&args.folder, args.out.as_deref())?;
-    println!("report   {}", page.display());
-    println!("charts   {}", args.folder.join("plots").display());
+    say!("report   {}", page.display())?;
+    say!("charts   {}", args.folder.join("plots").display())?;
     Ok(())
 }
 
