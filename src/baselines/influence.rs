@@ -74,6 +74,14 @@ impl InfluenceConfig {
                 return Err(Error::setting(name, 0, "at least 1", remedy));
             }
         }
+        if self.checkpoints > steps {
+            return Err(Error::setting(
+                "checkpoints",
+                self.checkpoints,
+                format!("at most {steps}, the steps of the experiment"),
+                "take fewer, or let the experiment take more steps",
+            ));
+        }
         check_warmup(self.warmup_steps(steps), self.checkpoints, steps)
     }
 }

@@ -162,8 +162,7 @@ fn check_reference_steps(steps: Option<usize>) -> Result<()> {
     }
 }
 
-/// The steps of a warm-up: those asked for, or else the part of `steps` that is the default. At least `least` and at most
-/// `most`.
+/// An error for a warm-up of fewer than `least` or more than `most` steps.
 fn check_warmup(warmup: usize, least: usize, most: usize) -> Result<()> {
     if (least..=most).contains(&warmup) {
         return Ok(());
@@ -172,6 +171,6 @@ fn check_warmup(warmup: usize, least: usize, most: usize) -> Result<()> {
         "warm-up steps",
         warmup,
         format!("from {least} to {most}"),
-        "let the experiment take more steps, or the method fewer checkpoints",
+        "leave it out for the default, which fits the steps of the experiment",
     ))
 }

@@ -23,7 +23,7 @@ use crate::Result;
 #[serde(default)]
 pub struct ReferenceConfig {
     /// Share of each candidate batch that is trained on, above 0 and at most 1: a step draws the experiment's batch divided by
-    /// it. Default: 0.1, the paper's.
+    /// it, or all samples if there are fewer. Default: 0.1, the paper's.
     pub share: f64,
     /// Steps of the training of the reference model on the validation set, at least 1. Default: the experiment's.
     pub reference_steps: Option<usize>,

@@ -67,8 +67,17 @@ fn public_types_are_send_and_where_possible_sync() {
 #[test]
 #[cfg(feature = "llm")]
 fn public_types_of_language_models_are_send_too() {
-    use scalebio::{data, models, reweight, train};
+    use scalebio::{baselines, data, models, reweight, train};
 
+    send_and_sync::<baselines::AlignmentConfig>();
+    send_and_sync::<baselines::Baseline>();
+    send_and_sync::<baselines::GroupDro>();
+    send_and_sync::<baselines::GroupDroConfig>();
+    send_and_sync::<baselines::Influence>();
+    send_and_sync::<baselines::InfluenceConfig>();
+    send_and_sync::<baselines::Projection>();
+    send_and_sync::<baselines::ReferenceConfig>();
+    send_and_sync::<baselines::ValidationGroups>();
     send::<models::CausalLm>();
     send::<models::Generation>();
     send::<reweight::TokenSources>();
@@ -91,6 +100,7 @@ fn public_types_of_language_models_are_send_too() {
     send_and_sync::<models::Gpt2Config>();
     send_and_sync::<models::Sampling>();
     send_and_sync::<train::Answer>();
+    send_and_sync::<train::BaselineResult>();
     send_and_sync::<train::EvaluateConfig>();
     send_and_sync::<train::EvaluationReport>();
     send_and_sync::<train::FinetuneConfig>();
@@ -98,6 +108,8 @@ fn public_types_of_language_models_are_send_too() {
     send_and_sync::<train::ResampleConfig>();
     send_and_sync::<train::ResampleReport>();
     send_and_sync::<train::ReweightConfig>();
+    send_and_sync::<train::SelectedSource>();
+    send_and_sync::<train::Selection>();
     send_and_sync::<train::Status>();
     send_and_sync::<train::WeightsReport>();
 }

@@ -38,6 +38,12 @@ mod architectures;
 #[cfg(feature = "llm")]
 mod bad_input;
 #[cfg(feature = "llm")]
+mod baselines;
+#[cfg(feature = "llm")]
+mod baselines_naive;
+#[cfg(feature = "llm")]
+mod baselines_runs;
+#[cfg(feature = "llm")]
 mod bfloat16;
 #[cfg(feature = "llm")]
 mod blockwise;

@@ -25,7 +25,7 @@ pub fn flatten<M: Module>(module: &M) -> Vec<f64> {
 }
 
 /// The gradient of a module, in the same order; parameters without an entry have gradient zero.
-fn flat_gradient<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<f64> {
+pub fn flat_gradient<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<f64> {
     struct Values<'a>(Vec<f64>, &'a GradientsParams);
     impl ModuleVisitor for Values<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -43,7 +43,7 @@ fn flat_gradient<M: Module>(module: &M, gradients: &GradientsParams) -> Vec<f64>
 }
 
 /// `module` with its numbers replaced, in the same order.
-fn with_values<M: Module>(module: &M, values: &[f64]) -> M {
+pub fn with_values<M: Module>(module: &M, values: &[f64]) -> M {
     struct Replace<'a>(&'a [f64]);
     impl ModuleMapper for Replace<'_> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

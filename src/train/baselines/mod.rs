@@ -81,9 +81,6 @@ impl Experiment {
         baseline.validate(config.steps)?;
         selection::check_out(out)?;
         let mut session = Session::new(self)?;
-        if let Baseline::Reference(settings) = baseline {
-            reference::check(&session, settings)?;
-        }
         let settings = Settings {
             experiment: config,
             baseline,

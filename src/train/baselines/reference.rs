@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::Outcome;
 use super::selection::{Candidates, Chosen};
 use super::session::{Extra, Session};
+use crate::Result;
 use crate::baselines::{ReferenceConfig, top};
 use crate::data::Sample;
 use crate::reweight::{Draws, Pick, Samples, Sampling};
-use crate::{Error, Result};
 
 use super::super::experiment::Stream;
 
@@ -28,27 +28,6 @@ impl Samples for Numbered {
     }
 }
 
-/// That there are as many samples as a candidate batch takes.
-pub(super) fn check(session: &Session, config: &ReferenceConfig) -> Result<()> {
-    let batch = session.config().batch;
-    let sources = session.experiment.sources();
-    let all: usize = sources.iter().map(|source| source.samples.len()).sum();
-    check_candidates(config, batch, all)
-}
-
-fn check_candidates(config: &ReferenceConfig, batch: usize, all: usize) -> Result<()> {
-    let candidates = config.candidates(batch);
-    if candidates <= all {
-        return Ok(());
-    }
-    Err(Error::setting(
-        "share",
-        format!("{}, that is, {candidates} candidates a step", config.share),
-        format!("so large that batch {batch} has at most {all} candidates, all there are"),
-        "use a larger share, a smaller batch or more data",
-    ))
-}
-
 /// Trains a reference on the validation set, then the model on the best of each candidate batch.
 pub(super) fn run(session: &mut Session, config: &ReferenceConfig) -> Result<Outcome> {
     let experiment = session.experiment;
@@ -56,7 +35,6 @@ pub(super) fn run(session: &mut Session, config: &ReferenceConfig) -> Result<Out
     let picks = candidates.picks();
     let samples = Session::samples(experiment.sources(), &picks);
     let (steps, batch) = (session.config().steps, session.config().batch);
-    check_candidates(config, batch, samples.len())?;
     let mut model = session.trainer(steps)?;
 
     let reference_steps = config.reference_steps.unwrap_or(steps);
@@ -71,7 +49,8 @@ pub(super) fn run(session: &mut Session, config: &ReferenceConfig) -> Result<Out
     // The loss under the reference never changes, so it is computed once, when a sample is first drawn.
     let mut known: Vec<Option<f64>> = vec![None; samples.len()];
     let mut times = vec![0; samples.len()];
-    let mut draws = Draws::new(Numbered(samples.len()), config.candidates(batch))
+    let size = config.candidates(batch).min(samples.len());
+    let mut draws = Draws::new(Numbered(samples.len()), size)
         .sampling(Sampling::Proportional)
         .seed(experiment.seed(Stream::Training));
     while model.steps() < steps {
