@@ -1,7 +1,7 @@
 //! The report on a run: that it says what the files say, needs nothing else to be read, and refuses what is damaged.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -355,7 +355,8 @@ fn a_training_has_a_report_where_it_is_asked_for() {
     }
 }
 
-/// The page opens from disk in a browser without an error or a request. Needs chromium (apt-get install chromium).
+/// The page opens from disk in a browser without an error or a request, and both would be seen. Needs chromium (apt-get install
+/// chromium).
 #[test]
 fn a_browser_opens_the_page_without_errors_and_asks_for_nothing() {
     let Some(browser) = chromium() else {
@@ -363,65 +364,59 @@ fn a_browser_opens_the_page_without_errors_and_asks_for_nothing() {
         return;
     };
     let files = Files::new(&["a", "<b>", "c"], 10, 10);
-    files.report();
+    let page = files.report();
+    assert_eq!(browse(browser, &files, "report.html"), [0, 0]);
+    let planted = "<main><img src=\"http://127.0.0.1:9/a.png\"><script>console.error(1)</script>";
+    files.write("planted.html", &page.replace("<main>", planted));
+    let [errors, requests] = browse(browser, &files, "planted.html");
+    assert!(errors > 0 && requests > 0, "{errors} {requests}");
+}
+
+fn chromium() -> Option<&'static str> {
+    let runs = |name: &&str| {
+        let output = Command::new(name).arg("--version").output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    names.into_iter().find(runs)
+}
+
+/// The numbers of lines that a page writes to the console, and of its requests.
+fn browse(browser: &str, files: &Files, page: &str) -> [usize; 2] {
     let (log, picture) = (files.path("net.json"), files.path("page.png"));
+    let quiet = [
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+    ];
     let output = Command::new(browser)
         .args([
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
             "--enable-logging=stderr",
-            "--hide-scrollbars",
         ])
-        .args([
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-        ])
+        .args(quiet)
+        .arg("--host-resolver-rules=MAP * ~NOTFOUND") // what the browser itself asks for leads nowhere
         .arg(format!(
             "--user-data-dir={}",
             files.path("browser").display()
         ))
         .arg(format!("--log-net-log={}", log.display()))
         .arg(format!("--screenshot={}", picture.display()))
-        .arg(format!("file://{}", files.path("report.html").display()))
+        .arg(format!("file://{}", files.path(page).display()))
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     assert!(picture.metadata().unwrap().len() > 10_000);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let console: Vec<&str> = errors
-        .lines()
-        .filter(|line| line.contains("CONSOLE"))
-        .collect();
-    assert!(console.is_empty(), "{console:?}");
-    assert_no_request(&log);
-}
-
-fn chromium() -> Option<&'static str> {
-    let runs = |name: &&str| {
-        Command::new(name)
-            .arg("--version")
-            .output()
-            .is_ok_and(|o| o.status.success())
+    let said = String::from_utf8_lossy(&output.stderr);
+    let console = said.lines().filter(|line| line.contains("CONSOLE"));
+    // The site of a page from disk has no origin, which the log calls null; the browser's own requests are `not an origin`.
+    let of_the_page = |event: &&Value| {
+        let text = |name: &str| event["params"][name].as_str().unwrap_or_default();
+        text("url").starts_with("http") && text("initiator") == "null"
     };
-    ["chromium", "chromium-browser", "google-chrome"]
-        .into_iter()
-        .find(runs)
-}
-
-/// No request of the browser's log is for the page: those of the browser itself (its updates) are not counted.
-fn assert_no_request(log: &Path) {
-    let text = fs::read_to_string(log).unwrap();
-    let log: Value = serde_json::from_str(&text).unwrap();
-    let page = |event: &&Value| {
-        let params = &event["params"];
-        let initiator = params["initiator"].as_str().unwrap_or_default();
-        let url = params["url"].as_str().unwrap_or_default();
-        url.starts_with("http") && (initiator.starts_with("file") || initiator == "null")
-    };
+    let log: Value = serde_json::from_slice(&fs::read(log).unwrap()).unwrap();
     let events = log["events"].as_array().unwrap();
-    assert!(!events.is_empty());
-    let requests: Vec<&Value> = events.iter().filter(page).collect();
-    assert!(requests.is_empty(), "{requests:?}");
+    [console.count(), events.iter().filter(of_the_page).count()]
 }
