@@ -1,7 +1,5 @@
 //! A drawing of lines, dots and text, and its SVG. Coordinates are pixels from the upper left corner.
 
-use std::fmt::Write;
-
 /// What a mark is drawn in. The class lets a page choose other colors, for instance on a dark ground.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ink {
@@ -128,50 +126,37 @@ impl Scene {
 
 impl Mark {
     fn write(&self, out: &mut String) {
-        let name = |name: &Option<String>| {
-            let name = name.as_deref().map(escaped);
-            name.map_or(String::new(), |name| format!("<title>{name}</title>"))
-        };
-        // Writing to a string cannot fail.
-        let _ = match self {
+        let element = match self {
             Self::Line {
                 points,
                 ink,
                 width,
                 dashed,
-                name: line,
+                name,
             } => {
-                let points: Vec<_> = points
-                    .iter()
-                    .map(|(x, y)| format!("{x:.1},{y:.1}"))
-                    .collect();
-                let dashes = if *dashed {
-                    " stroke-dasharray=\"6 4\""
-                } else {
-                    ""
+                let points = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}"));
+                let points = points.collect::<Vec<_>>().join(" ");
+                let dashes = match dashed {
+                    true => " stroke-dasharray=\"6 4\"",
+                    false => "",
                 };
-                writeln!(
-                    out,
-                    "<polyline class=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{width}\" \
-                     stroke-linejoin=\"round\"{dashes} points=\"{}\">{}</polyline>",
-                    ink.class,
-                    ink.css()[0],
-                    points.join(" "),
-                    name(line)
+                let (class, [color, _], name) = (ink.class, ink.css(), titled(name));
+                format!(
+                    "<polyline class=\"{class}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"{width}\" \
+                     stroke-linejoin=\"round\"{dashes} points=\"{points}\">{name}</polyline>"
                 )
             }
             Self::Dot {
                 at: (x, y),
                 radius,
                 ink,
-                name: dot,
-            } => writeln!(
-                out,
-                "<circle class=\"{}\" fill=\"{}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\">{}</circle>",
-                ink.class,
-                ink.css()[0],
-                name(dot)
-            ),
+                name,
+            } => {
+                let (class, [color, _], name) = (ink.class, ink.css(), titled(name));
+                format!(
+                    "<circle class=\"{class}\" fill=\"{color}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\">{name}</circle>"
+                )
+            }
             Self::Text {
                 at: (x, y),
                 text,
@@ -185,19 +170,26 @@ impl Mark {
                     Anchor::Middle => "middle",
                     Anchor::End => "end",
                 };
-                let weight = if *bold { " font-weight=\"600\"" } else { "" };
-                writeln!(
-                    out,
-                    "<text class=\"{}\" fill=\"{}\" x=\"{x:.1}\" y=\"{:.1}\" font-size=\"{size}\" \
-                     text-anchor=\"{anchor}\"{weight}>{}</text>",
-                    ink.class,
-                    ink.css()[0],
-                    y + 0.35 * size,
-                    escaped(text)
+                let weight = match bold {
+                    true => " font-weight=\"600\"",
+                    false => "",
+                };
+                let (class, [color, _], base) = (ink.class, ink.css(), y + 0.35 * size);
+                let text = escaped(text);
+                format!(
+                    "<text class=\"{class}\" fill=\"{color}\" x=\"{x:.1}\" y=\"{base:.1}\" font-size=\"{size}\" \
+                     text-anchor=\"{anchor}\"{weight}>{text}</text>"
                 )
             }
         };
+        out.push_str(&element);
+        out.push('\n');
     }
+}
+
+fn titled(name: &Option<String>) -> String {
+    let name = name.as_deref().map(escaped);
+    name.map_or(String::new(), |name| format!("<title>{name}</title>"))
 }
 
 /// Text as it stands in XML: also without the control characters that XML cannot hold.

@@ -23,13 +23,23 @@ pub struct Figure {
 /// A name, and a number of a step.
 type Curve<'a> = (&'a str, fn(&Step) -> f64);
 
-/// The sources as a chart shows them: those of the largest weights first, in colors, the others behind them.
-struct Sources<'a> {
-    names: &'a [String],
+/// A run, and its sources in the order of a chart: those of the largest weights first, in colors, the others behind them.
+struct Drawing<'a> {
+    run: &'a Reweighting,
     order: Vec<usize>,
 }
 
-impl<'a> Sources<'a> {
+/// All charts of a run that learns weights.
+pub fn reweighting(run: &Reweighting) -> Vec<Figure> {
+    let drawing = Drawing::of(run);
+    let mut figures = vec![drawing.weights(), drawing.losses()];
+    figures.extend(drawing.source_losses());
+    figures.extend([drawing.gap(), drawing.hypergradient(), drawing.gradients()]);
+    figures.extend(drawing.rates());
+    figures
+}
+
+impl<'a> Drawing<'a> {
     fn of(run: &'a Reweighting) -> Self {
         let weight = |i: usize| {
             let name = &run.names[i];
@@ -38,23 +48,159 @@ impl<'a> Sources<'a> {
         };
         let mut order: Vec<_> = (0..run.names.len()).collect();
         order.sort_by(|&a, &b| weight(b).total_cmp(&weight(a)));
-        Self {
-            names: &run.names,
-            order,
+        Self { run, order }
+    }
+
+    fn weights(&self) -> Figure {
+        let every = every(self.run.steps.len(), self.order.len());
+        let mut series = self.by_source(|s| &s.weights, every);
+        let uniform = 1.0 / self.order.len().max(1) as f64;
+        series.push(self.level("uniform", uniform));
+        Figure {
+            id: "weights",
+            scene: chart(
+                "Source weights",
+                Axis::from_zero("weight; all add up to 1"),
+                series,
+            ),
+            caption: format!(
+                "The weights at which the losses of a step were computed.{}{}",
+                self.others(),
+                averaged(every)
+            ),
         }
     }
 
-    fn series(&self, run: &Reweighting, of: fn(&Step) -> &[f64], every: usize) -> Vec<Series> {
+    fn losses(&self) -> Figure {
+        let series = self.curves(&[
+            ("L1(w), validation", |s| s.numbers.l1_w),
+            ("L2(w), training", |s| s.numbers.l2_w),
+            ("L2(u), training", |s| s.numbers.l2_u),
+        ]);
+        let caption =
+            "The training losses are weighted by source, so they also move with the weights.";
+        let title = "Validation and training loss";
+        self.figure("losses", title, Axis::linear(NATS), series, caption)
+    }
+
+    fn source_losses(&self) -> [Figure; 2] {
+        let every = self.run.steps.len().div_ceil(NOISY).max(1);
+        let figure = |id, title, of, caption: &str| Figure {
+            id,
+            scene: chart(title, Axis::linear(NATS), self.by_source(of, every)),
+            caption: format!("{caption}{}{}", self.others(), averaged(every)),
+        };
+        [
+            figure(
+                "source-losses-w",
+                "Training loss of the model w by source",
+                |s: &Step| &s.losses_w[..],
+                "Estimates from the samples of the step; 0 where it has none of a source.",
+            ),
+            figure(
+                "source-losses-u",
+                "Training loss of the auxiliary copy u by source",
+                |s: &Step| &s.losses_u[..],
+                "u minimizes the weighted training loss alone; w also the validation loss.",
+            ),
+        ]
+    }
+
+    fn gap(&self) -> Figure {
+        let mut series = self.curves(&[("L2(w) - L2(u)", |s| s.numbers.gap)]);
+        series.push(self.level("0", 0.0));
+        let caption = "How far w is from minimizing the weighted training loss, as u sees it. The penalty presses it towards 0; a \
+                       little below 0 is no mistake, since u is not at its minimum either.";
+        self.figure("gap", "Value gap", Axis::from_zero("nats"), series, caption)
+    }
+
+    fn hypergradient(&self) -> Figure {
+        let series = self.curves(&[("hypergradient", |s| s.numbers.hypergradient_norm)]);
+        let axis = Axis::logarithmic("norm of the gradient in the logits, before clipping");
+        let caption = "The first step has none, since u = w.";
+        self.figure("hypergradient", "Hypergradient norm", axis, series, caption)
+    }
+
+    fn gradients(&self) -> Figure {
+        let series = self.curves(&[
+            ("w: L1 / alpha + L2", |s| s.numbers.gradient_norm_w),
+            ("u: L2", |s| s.numbers.gradient_norm_u),
+        ]);
+        let axis = Axis::logarithmic("norm, before clipping");
+        self.figure("gradients", "Gradient norms", axis, series, "")
+    }
+
+    fn rates(&self) -> [Figure; 2] {
+        let same = |s: &Step| {
+            s.numbers
+                .lr_lower
+                .total_cmp(&s.numbers.lr_auxiliary)
+                .is_eq()
+        };
+        let lower: Curve = ("w", |s| s.numbers.lr_lower);
+        let model = match self.run.steps.iter().all(same) {
+            true => self.curves(&[("w and u", lower.1)]),
+            false => self.curves(&[lower, ("u", |s| s.numbers.lr_auxiliary)]),
+        };
+        let weights = self.curves(&[("logits", |s| s.numbers.lr_upper)]);
+        let axis = Axis::from_zero("Adam moves a logit by about this a step at most");
+        let title = "Learning rate of the source weights";
+        [
+            self.figure("rate-weights", title, axis, weights, ""),
+            self.figure(
+                "rate-model",
+                "Learning rates of the model",
+                Axis::from_zero("learning rate"),
+                model,
+                "",
+            ),
+        ]
+    }
+
+    fn figure(
+        &self,
+        id: &'static str,
+        title: &str,
+        axis: Axis,
+        series: Vec<Series>,
+        caption: &str,
+    ) -> Figure {
+        let every = every(self.run.steps.len(), series.len());
+        Figure {
+            id,
+            scene: chart(title, axis, series),
+            caption: format!("{caption}{}", averaged(every)),
+        }
+    }
+
+    fn curves(&self, curves: &[Curve]) -> Vec<Series> {
+        let every = every(self.run.steps.len(), curves.len());
+        let series = |&(name, of): &Curve| {
+            let points = self.run.steps.iter().map(|s| (s.numbers.step, of(s)));
+            Series::new(name, means(points, every), Kind::Curve)
+        };
+        curves.iter().map(series).collect()
+    }
+
+    fn by_source(&self, of: fn(&Step) -> &[f64], every: usize) -> Vec<Series> {
         let curve = |(rank, &source): (usize, &usize)| {
             let kind = match rank < SERIES.len() {
                 true => Kind::Curve,
                 false => Kind::Background,
             };
-            let points = run.steps.iter();
+            let points = self.run.steps.iter();
             let points = points.map(|s| (s.numbers.step, of(s)[source]));
-            Series::new(&self.names[source], means(points, every), kind)
+            Series::new(&self.run.names[source], means(points, every), kind)
         };
         self.order.iter().enumerate().map(curve).collect()
+    }
+
+    /// A line at one height.
+    fn level(&self, name: &str, height: f64) -> Series {
+        let ends = [self.run.steps.first(), self.run.steps.last()];
+        let points = ends.into_iter().flatten();
+        let points = points.map(|s| (s.numbers.step as f64, height));
+        Series::new(name, points.collect(), Kind::Reference)
     }
 
     /// What is not said beside the curves.
@@ -67,129 +213,6 @@ impl<'a> Sources<'a> {
             ),
         }
     }
-}
-
-/// All charts of a run that learns weights.
-pub fn reweighting(run: &Reweighting) -> Vec<Figure> {
-    let sources = Sources::of(run);
-    let steps = run.steps.len();
-    let losses = |id, title, of, caption: &str| {
-        let every = steps.div_ceil(NOISY).max(1);
-        Figure {
-            id,
-            scene: chart(title, Axis::linear(NATS), sources.series(run, of, every)),
-            caption: format!("{caption}{}{}", sources.others(), averaged(every)),
-        }
-    };
-    let curves = |curves: &[Curve]| -> Vec<Series> {
-        let every = every(steps, curves.len());
-        let points = |of: fn(&Step) -> f64| run.steps.iter().map(move |s| (s.numbers.step, of(s)));
-        let series = curves.iter();
-        series
-            .map(|(name, of)| Series::new(*name, means(points(*of), every), Kind::Curve))
-            .collect()
-    };
-    let figure = |id, title, axis, series: Vec<Series>, caption: &str| Figure {
-        id,
-        caption: format!("{caption}{}", averaged(every(steps, series.len()))),
-        scene: chart(title, axis, series),
-    };
-    let every_weight = every(steps, run.names.len());
-    let mut weights = sources.series(run, |s| &s.weights, every_weight);
-    let uniform = 1.0 / run.names.len().max(1) as f64;
-    weights.push(level("uniform", uniform, run));
-    let mut gap = curves(&[("L2(w) - L2(u)", |s| s.numbers.gap)]);
-    gap.push(level("0", 0.0, run));
-    let same = run.steps.iter().all(|s| {
-        s.numbers
-            .lr_lower
-            .total_cmp(&s.numbers.lr_auxiliary)
-            .is_eq()
-    });
-    let rates = match same {
-        true => curves(&[("w and u", |s| s.numbers.lr_lower)]),
-        false => curves(&[
-            ("w", |s| s.numbers.lr_lower),
-            ("u", |s| s.numbers.lr_auxiliary),
-        ]),
-    };
-    vec![
-        Figure {
-            id: "weights",
-            scene: chart(
-                "Source weights",
-                Axis::from_zero("weight; all add up to 1"),
-                weights,
-            ),
-            caption: format!(
-                "The weights at which the losses of a step were computed.{}{}",
-                sources.others(),
-                averaged(every_weight)
-            ),
-        },
-        figure(
-            "losses",
-            "Validation and training loss",
-            Axis::linear(NATS),
-            curves(&[
-                ("L1(w), validation", |s| s.numbers.l1_w),
-                ("L2(w), training", |s| s.numbers.l2_w),
-                ("L2(u), training", |s| s.numbers.l2_u),
-            ]),
-            "The training losses are weighted by source, so they also move with the weights.",
-        ),
-        losses(
-            "source-losses-w",
-            "Training loss of the model w by source",
-            |s| &s.losses_w,
-            "Estimates from the samples of the step; 0 where it has none of a source.",
-        ),
-        losses(
-            "source-losses-u",
-            "Training loss of the auxiliary copy u by source",
-            |s| &s.losses_u,
-            "u minimizes the weighted training loss alone; w also the validation loss.",
-        ),
-        figure(
-            "gap",
-            "Value gap",
-            Axis::from_zero("nats"),
-            gap,
-            "How far w is from minimizing the weighted training loss, as u sees it. The penalty presses it towards 0; a little \
-             below 0 is no mistake, since u is not at its minimum either.",
-        ),
-        figure(
-            "hypergradient",
-            "Hypergradient norm",
-            Axis::logarithmic("norm of the gradient in the logits, before clipping"),
-            curves(&[("hypergradient", |s| s.numbers.hypergradient_norm)]),
-            "The first step has none, since u = w.",
-        ),
-        figure(
-            "gradients",
-            "Gradient norms",
-            Axis::logarithmic("norm, before clipping"),
-            curves(&[
-                ("w: L1 / alpha + L2", |s| s.numbers.gradient_norm_w),
-                ("u: L2", |s| s.numbers.gradient_norm_u),
-            ]),
-            "",
-        ),
-        figure(
-            "rate-weights",
-            "Learning rate of the source weights",
-            Axis::from_zero("Adam moves a logit by about this a step at most"),
-            curves(&[("logits", |s| s.numbers.lr_upper)]),
-            "",
-        ),
-        figure(
-            "rate-model",
-            "Learning rates of the model",
-            Axis::from_zero("learning rate"),
-            rates,
-            "",
-        ),
-    ]
 }
 
 /// All charts of a fine-tuning.
@@ -254,14 +277,6 @@ pub fn baseline(run: &Baseline) -> Vec<Figure> {
 fn chart(title: &str, y: Axis, series: Vec<Series>) -> Scene {
     let x = Axis::linear("step");
     Chart { title, x, y }.scene(&series)
-}
-
-/// A line at one height.
-fn level(name: &str, height: f64, run: &Reweighting) -> Series {
-    let ends = [run.steps.first(), run.steps.last()];
-    let points = ends.into_iter().flatten();
-    let points = points.map(|s| (s.numbers.step as f64, height));
-    Series::new(name, points.collect(), Kind::Reference)
 }
 
 /// Steps that are averaged to a point.
