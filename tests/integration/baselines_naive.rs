@@ -98,7 +98,7 @@ impl Naive {
         let logits = self.model.logits(row(&ids), row(&vec![1; length]));
         let [_, _, vocabulary] = logits.dims();
         let logits = logits.reshape([length, vocabulary]);
-        let likely = log_softmax(logits, 1).slice([0..length - 1]);
+        let likely = log_softmax(logits, 1).narrow(0, 0, length - 1);
         let targets = row(&ids[1..]).reshape([length - 1, 1]);
         likely.gather(1, targets).neg().reshape([length - 1])
     }
