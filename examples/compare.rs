@@ -1,10 +1,10 @@
 //! Compares ScaleBiO with other methods: `scalebio compare`, without installing it.
 //!
-//! Without arguments: the data of `examples/data`, a small GPT-2 from scratch, all methods, three seeds.
+//! Without arguments: the data of `examples/data`, a small GPT-2 from scratch, all methods, one seed.
 //!
 //! ```text
 //! cargo run --release --example compare
-//! cargo run --release --example compare -- --data DIR --model HF_DIR --methods scalebio,uniform,less --seeds 1
+//! cargo run --release --example compare -- --data DIR --model HF_DIR --methods scalebio,uniform,less --seeds 3
 //! ```
 
 use std::process::ExitCode;

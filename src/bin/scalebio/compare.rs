@@ -41,8 +41,8 @@ pub struct Args {
     #[arg(long, value_name = "NAMES", verbatim_doc_comment, value_delimiter = ',', value_parser = method)]
     methods: Option<Vec<Method>>,
 
-    /// Number of seeds, counted from --seed
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    /// Number of seeds, counted from --seed; three or more show how much chance decides
+    #[arg(long, value_name = "N", default_value_t = 1)]
     seeds: u64,
 
     /// Training tokens of each fine-tuning

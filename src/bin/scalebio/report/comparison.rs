@@ -21,15 +21,20 @@ pub const HEAD: [&str; 8] = [
 
 /// A row a method, as text.
 pub fn rows(comparison: &Comparison) -> Vec<Vec<String>> {
+    let several = several(comparison);
     let row = |method: &MethodSummary| {
         let cost = &method.cost;
         let against = method.against_scalebio.as_ref();
         let unknown = || "-".to_owned();
         vec![
             method.method.to_string(),
-            format!("{:.4} ± {:.4}", method.loss.mean, method.loss.deviation),
-            against.map_or_else(unknown, |s| {
-                format!("{:+.4} [{:+.4}, {:+.4}]", s.mean, s.lowest, s.highest)
+            match several {
+                true => format!("{:.4} ± {:.4}", method.loss.mean, method.loss.deviation),
+                false => format!("{:.4}", method.loss.mean),
+            },
+            against.map_or_else(unknown, |s| match several {
+                true => format!("{:+.4} [{:+.4}, {:+.4}]", s.mean, s.lowest, s.highest),
+                false => format!("{:+.4}", s.mean),
             }),
             thousands(cost.training_tokens),
             thousands(cost.scored_tokens),
@@ -45,6 +50,7 @@ pub fn rows(comparison: &Comparison) -> Vec<Vec<String>> {
 
 /// The mean weight of every source (rows) by every method that has weights (columns), with what stands above them.
 pub fn weights(comparison: &Comparison) -> (Vec<String>, Vec<Vec<String>>) {
+    let several = several(comparison);
     let methods: Vec<_> = comparison
         .methods
         .iter()
@@ -56,10 +62,18 @@ pub fn weights(comparison: &Comparison) -> (Vec<String>, Vec<Vec<String>>) {
     let sources = sources.unwrap_or_default().iter().enumerate();
     let row = |(index, source): (usize, &scalebio::train::SourceSpread)| {
         let weights = methods.iter().map(|method| method.weights[index].weight);
-        let weights = weights.map(|weight| format!("{:.3} ± {:.3}", weight.mean, weight.deviation));
+        let weights = weights.map(|weight| match several {
+            true => format!("{:.3} ± {:.3}", weight.mean, weight.deviation),
+            false => format!("{:.3}", weight.mean),
+        });
         [source.name.clone()].into_iter().chain(weights).collect()
     };
     (head, sources.map(row).collect())
+}
+
+/// Whether there is a spread to show.
+fn several(comparison: &Comparison) -> bool {
+    comparison.config.seeds.len() > 1
 }
 
 /// Where another method does better than ScaleBiO.
