@@ -35,13 +35,13 @@ pub struct Args {
     #[command(flatten)]
     training: Training,
 
-    /// Methods, separated by commas: scalebio, uniform, proportional, less, rho-loss,
-    /// alignment, doremi and validation, which trains on the validation set itself
-    /// [default: all]
+    /// Methods, separated by commas: scalebio, uniform, proportional, less,
+    /// rho-loss, alignment, doremi and validation, which trains on the
+    /// validation set itself [default: all]
     #[arg(long, value_name = "NAMES", verbatim_doc_comment, value_delimiter = ',', value_parser = method)]
     methods: Option<Vec<Method>>,
 
-    /// Number of seeds, counted from --seed; three or more show how much chance decides
+    /// Number of seeds, counted from --seed; three or more show what is chance
     #[arg(long, value_name = "N", default_value_t = 1)]
     seeds: u64,
 
