@@ -101,8 +101,8 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     devices: Option<usize>,
 
-    /// one: u and w on one device; apart: on a device each; spread: their
-    /// blocks over all devices; parallel: both on all devices, in shares of the batch
+    /// one: u and w on one device; apart: on a device each; spread: their blocks
+    /// over all devices; parallel: both on all devices, which share the batch
     /// [default: one for one device, else spread]
     #[arg(
         long,
