@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, value_name = "NAMES", verbatim_doc_comment, value_delimiter = ',', value_parser = method)]
     methods: Option<Vec<Method>>,
 
-    /// Number of seeds, counted from --seed; three or more show what is chance
+    /// Number of seeds, counted from --seed; three show what is chance
     #[arg(long, value_name = "N", default_value_t = 1)]
     seeds: u64,
 
