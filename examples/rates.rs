@@ -10,7 +10,8 @@
 
 #[path = "common/simulated.rs"]
 mod data;
-#[path = "common/plot.rs"]
+#[allow(dead_code)] // a part of it is for reports only
+#[path = "../src/bin/scalebio/plot/mod.rs"]
 mod plot;
 
 use std::cell::RefCell;
@@ -18,7 +19,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use plot::{Axis, Chart, Series};
+use plot::{Axis, Chart, Kind, Series};
 use scalebio::burn::tensor::{Device, Tensor};
 use scalebio::methods::{F2sa, Method};
 use scalebio::problems::{Quadratics, Simulated, Vector};
@@ -237,34 +238,23 @@ fn report(title: &str, file: &Path, theory: (&str, f64), curves: Vec<Measured>) 
             if steep { "yes" } else { "no " },
             curve.name
         );
-        series.push(Series {
-            name: curve.name.to_owned(),
-            points: curve.points,
-            reference: false,
-        });
+        series.push(Series::new(curve.name, curve.points, Kind::Curve));
     }
     let first = &series[0].points;
     let (end, value) = first[first.len() - 1];
     let line = |k: f64| (k, value * (k / end).powf(theory.1));
-    series.push(Series {
-        name: format!("{}, the theory", theory.0),
-        points: vec![line(end / 64.0), line(end)],
-        reference: true,
-    });
+    series.push(Series::new(
+        format!("{}, the theory", theory.0),
+        vec![line(end / 64.0), line(end)],
+        Kind::Reference,
+    ));
     let chart = Chart {
         title,
-        x: logarithmic("iteration K"),
-        y: logarithmic("smallest |grad h|^2 so far"),
+        x: Axis::logarithmic("iteration K"),
+        y: Axis::logarithmic("smallest |grad h|^2 so far"),
     };
-    std::fs::write(file, chart.svg(&series)?)?;
+    std::fs::write(file, chart.scene(&series).svg())?;
     Ok(right)
-}
-
-fn logarithmic(label: &str) -> Axis<'_> {
-    Axis {
-        label,
-        logarithmic: true,
-    }
 }
 
 /// `|x_alpha - x*|` where the penalty method with constant penalty and steps stands still, so that the inner problems
@@ -302,21 +292,14 @@ fn report_bias(simulated: &Simulated, out: &Path) -> Done<bool> {
     }
     let chart = Chart {
         title: "Bias of the penalty at exact inner solutions",
-        x: logarithmic("alpha"),
-        y: logarithmic("|x_alpha - x*|"),
+        x: Axis::logarithmic("alpha"),
+        y: Axis::logarithmic("|x_alpha - x*|"),
     };
     let (first, last) = (points[0], points[points.len() - 1]);
-    let line = Series {
-        name: "1 / alpha".to_owned(),
-        points: vec![first, (last.0, first.1 * first.0 / last.0)],
-        reference: true,
-    };
-    let measured = Series {
-        name: "measured".to_owned(),
-        points,
-        reference: false,
-    };
-    let figure = chart.svg(&[measured, line])?;
+    let theory = vec![first, (last.0, first.1 * first.0 / last.0)];
+    let line = Series::new("1 / alpha", theory, Kind::Reference);
+    let measured = Series::new("measured", points, Kind::Curve);
+    let figure = chart.scene(&[measured, line]).svg();
     std::fs::write(out.join("penalty-bias.svg"), figure)?;
     Ok((slope + 1.0).abs() <= 0.02)
 }

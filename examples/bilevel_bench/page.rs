@@ -1,8 +1,6 @@
 //! One page with everything in it.
 
-use std::error::Error;
-
-use crate::plot::{Axis, Chart, Series};
+use crate::plot::{Axis, Chart, Kind, Series};
 use crate::record::{Comparison, Point};
 
 type X = (&'static str, fn(&Point) -> f64);
@@ -39,25 +37,25 @@ method can do.</p>
 ";
 
 /// The page: for each problem a curve chart per iteration, per gradient and per second, and a table.
-pub fn html(comparisons: &[Comparison]) -> Result<String, Box<dyn Error>> {
+pub fn html(comparisons: &[Comparison]) -> String {
     let mut page = HEAD.to_owned();
     for comparison in comparisons {
         let title = escaped(&comparison.title());
         page += &format!("<h2>{title}</h2>\n<p>{}</p>\n", escaped(comparison.about));
         for axis in AXES {
-            page += &chart(comparison, axis)?;
+            page += &chart(comparison, axis);
         }
         page += &table(comparison);
     }
-    Ok(page + "</body>\n</html>\n")
+    page + "</body>\n</html>\n"
 }
 
 /// Curves per gradient.
-pub fn figure(comparison: &Comparison) -> Result<String, Box<dyn Error>> {
+pub fn figure(comparison: &Comparison) -> String {
     chart(comparison, AXES[1])
 }
 
-fn chart(comparison: &Comparison, (label, of): X) -> Result<String, Box<dyn Error>> {
+fn chart(comparison: &Comparison, (label, of): X) -> String {
     let title = format!(
         "{}, per {}",
         comparison.problem,
@@ -65,21 +63,14 @@ fn chart(comparison: &Comparison, (label, of): X) -> Result<String, Box<dyn Erro
     );
     let chart = Chart {
         title: &title,
-        x: Axis {
-            label,
-            logarithmic: false,
-        },
-        y: Axis {
-            label: "|grad h|^2",
-            logarithmic: true,
-        },
+        x: Axis::linear(label),
+        y: Axis::logarithmic("|grad h|^2"),
     };
-    let series = comparison.traces.iter().map(|trace| Series {
-        name: trace.method.clone(),
-        points: trace.points.iter().map(|p| (of(p), p.value)).collect(),
-        reference: false,
+    let series = comparison.traces.iter().map(|trace| {
+        let points = trace.points.iter().map(|p| (of(p), p.value)).collect();
+        Series::new(&trace.method, points, Kind::Curve)
     });
-    chart.svg(&series.collect::<Vec<_>>())
+    chart.scene(&series.collect::<Vec<_>>()).svg()
 }
 
 fn table(comparison: &Comparison) -> String {

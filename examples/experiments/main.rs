@@ -211,10 +211,10 @@ fn quality_table(flags: &Flags, out: &Path) -> Outcome<()> {
         }
     }
     for source in runs.report()?.sources {
-        let (name, mean) = (source.name, source.mean);
+        let (name, mean) = (source.name, source.spread.mean);
         println!(
             "{name}: mean {mean:.3}, standard deviation {:.3}",
-            source.standard_deviation
+            source.spread.deviation
         );
     }
     Ok(())

@@ -104,6 +104,7 @@ struct Pass<'a> {
 }
 
 /// What is kept of a block on the way up, for some samples.
+#[allow(clippy::large_enum_variant)] // One for a block and a part of the batch.
 enum Kept {
     Input(Tensor<2>),
     Tape(Taped),

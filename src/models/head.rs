@@ -65,7 +65,12 @@ impl Head {
                 of_weight: found.of_weight,
             };
         }
-        self.in_chunks(hidden, targets, factors, chunk_rows(vocabulary, CHUNK_BYTES))
+        self.in_chunks(
+            hidden,
+            targets,
+            factors,
+            chunk_rows(vocabulary, CHUNK_BYTES),
+        )
     }
 
     pub(super) fn in_chunks(

@@ -48,9 +48,15 @@ impl CausalLm {
         let tied = !paths.iter().any(|(path, _)| path.starts_with("lm_head."));
         let prefix = format!("{}.", self.blocks_path());
         Ok(self.map(&mut Spread {
-            device_of_block: (0..blocks).map(|i| &devices[share(i, blocks, devices.len())]).collect(),
+            device_of_block: (0..blocks)
+                .map(|i| &devices[share(i, blocks, devices.len())])
+                .collect(),
             before: &devices[0],
-            after: if tied { &devices[0] } else { &devices[devices.len() - 1] },
+            after: if tied {
+                &devices[0]
+            } else {
+                &devices[devices.len() - 1]
+            },
             past_blocks: false,
             prefix,
             path: Vec::new(),

@@ -214,7 +214,7 @@ pub(super) fn sample_losses(model: &CausalLm, source: &Source, batch: usize) -> 
 }
 
 impl Evaluation {
-    fn of(model: &CausalLm, source: &Source, batch: usize) -> Result<Self> {
+    pub(super) fn of(model: &CausalLm, source: &Source, batch: usize) -> Result<Self> {
         let losses = sample_losses(model, source, batch);
         if let Some(bad) = losses.iter().position(|loss| !loss.is_finite()) {
             let message = format!(

@@ -5,11 +5,13 @@
 //! are fixed, to compare what was learned with uniform weights. The example `reweight` shows all three.
 //!
 //! What comes after, each also an example: [`resample`] draws a training set by the learned weights,
-//! [`Finetuning`] trains a base model on it, and [`evaluate`] measures a model on text it has not seen.
+//! [`Finetuning`] trains a base model on it, and [`evaluate`] measures a model on text it has not seen. [`Compare`] does all of
+//! this for ScaleBiO and the methods of [`baselines`](crate::baselines), with the same number of training tokens.
 
 mod answers;
 mod baselines;
 mod checkpoints;
+mod compare;
 mod config;
 mod evaluate;
 mod experiment;
@@ -23,6 +25,10 @@ mod training;
 
 pub use answers::Answer;
 pub use baselines::{BaselineResult, SelectedSource, Selection};
+pub use compare::{
+    Compare, CompareConfig, Comparison, Cost, Job, Method, MethodRun, MethodSummary, OwnMethod,
+    SourceSpread, Spread, TestLoss,
+};
 pub use config::{OptimizerKind, ReweightConfig};
 pub use evaluate::{
     AnswerScore, EvaluateConfig, Evaluation, EvaluationReport, PromptStyle, evaluate,
@@ -32,6 +38,6 @@ pub use finetune::{FinetuneConfig, FinetuneStep, Finetuning};
 pub use log::{AverageReport, SourceReport, Status, WeightsReport};
 pub use resample::{Duplicates, ResampleConfig, ResampleReport, ResampledSource, resample};
 pub use reweighting::Reweighting;
-pub use seeds::{SeedRuns, SeedsReport, SourceSpread};
+pub use seeds::{SeedRuns, SeedWeights, SeedsReport};
 pub use stability::Stability;
 pub use training::Training;

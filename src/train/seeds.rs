@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::compare::Spread;
 use super::experiment::Experiment;
 use super::log::{Status, WeightsReport, write_json};
 use super::reweighting::Reweighting;
@@ -26,24 +27,19 @@ pub struct SeedsReport {
     /// How the run of each seed ended.
     pub statuses: Vec<Status>,
     /// The sources, sorted by name.
-    pub sources: Vec<SourceSpread>,
+    pub sources: Vec<SeedWeights>,
 }
 
 /// One source of a [`SeedsReport`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SourceSpread {
+pub struct SeedWeights {
     /// Name of the source.
     pub name: String,
     /// Its weight by each seed.
     pub weights: Vec<f64>,
-    /// Their mean; the means of all sources add up to 1.
-    pub mean: f64,
-    /// Their standard deviation, of a sample (divided by one less than the number of seeds); 0 for a single seed.
-    pub standard_deviation: f64,
-    /// The smallest.
-    pub lowest: f64,
-    /// The largest.
-    pub highest: f64,
+    /// How they lie; the means of all sources add up to 1.
+    #[serde(flatten)]
+    pub spread: Spread,
 }
 
 impl SeedsReport {
@@ -70,7 +66,12 @@ impl SeedsReport {
         }
         let spread = |(index, name): (usize, String)| {
             let weights = reports.iter().map(|report| report.sources[index].weight);
-            SourceSpread::new(name, weights.collect())
+            let weights: Vec<f64> = weights.collect();
+            SeedWeights {
+                name,
+                spread: Spread::of(&weights),
+                weights,
+            }
         };
         Ok(Self {
             schema_version: SCHEMA_VERSION,
@@ -91,22 +92,6 @@ impl SeedsReport {
     }
 }
 
-impl SourceSpread {
-    fn new(name: String, weights: Vec<f64>) -> Self {
-        let count = weights.len() as f64;
-        let mean = weights.iter().sum::<f64>() / count;
-        let squares: f64 = weights.iter().map(|weight| (weight - mean).powi(2)).sum();
-        Self {
-            name,
-            mean,
-            standard_deviation: (squares / (count - 1.0).max(1.0)).sqrt(),
-            lowest: weights.iter().copied().fold(f64::INFINITY, f64::min),
-            highest: weights.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-            weights,
-        }
-    }
-}
-
 /// Runs of one experiment that differ by their seed, one after the other: an iterator over the steps of all of them. Each run
 /// has its folder `seed-<seed>`; `seeds.json` beside them has the spread over the runs that are done.
 ///
@@ -121,7 +106,7 @@ impl SourceSpread {
 ///     step?;
 /// }
 /// for source in runs.report()?.sources {
-///     println!("{} {:.3} +- {:.3}", source.name, source.mean, source.standard_deviation);
+///     println!("{} {:.3} +- {:.3}", source.name, source.spread.mean, source.spread.deviation);
 /// }
 /// # Ok::<(), scalebio::Error>(())
 /// ```

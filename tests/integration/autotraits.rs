@@ -101,6 +101,8 @@ fn public_types_of_language_models_are_send_too() {
     send_and_sync::<models::Sampling>();
     send_and_sync::<train::Answer>();
     send_and_sync::<train::BaselineResult>();
+    send_and_sync::<train::Compare>();
+    send_and_sync::<train::Comparison>();
     send_and_sync::<train::EvaluateConfig>();
     send_and_sync::<train::EvaluationReport>();
     send_and_sync::<train::FinetuneConfig>();

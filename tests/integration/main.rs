@@ -52,6 +52,8 @@ mod blockwise;
 #[path = "../../examples/check_model/compare.rs"]
 mod compare;
 #[cfg(feature = "llm")]
+mod compared;
+#[cfg(feature = "llm")]
 mod damaged;
 #[cfg(feature = "llm")]
 mod data_chat;
@@ -87,6 +89,8 @@ mod plan;
 mod pretrained;
 #[cfg(feature = "llm")]
 mod program;
+#[cfg(feature = "llm")]
+mod report;
 #[cfg(feature = "llm")]
 mod resample;
 #[cfg(feature = "llm")]

@@ -108,6 +108,8 @@ fn an_example_is_the_subcommand_of_its_name() {
         ("finetune", "finetune"),
         ("evaluate", "evaluate"),
         ("memory_plan", "plan"),
+        ("compare", "compare"),
+        ("report", "report"),
     ] {
         let text = printed(&example(name, &["--help"]));
         let expected = help(subcommand).replace("Usage: scalebio ", "Usage: ");

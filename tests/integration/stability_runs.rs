@@ -254,12 +254,16 @@ fn the_spread_of_three_seeds_is_that_of_a_sample() {
     };
     let spread = SeedsReport::new(&[report(0, 0.5), report(1, 0.6), report(2, 0.7)]).unwrap();
     for (source, mean) in spread.sources.iter().zip([0.6, 0.4]) {
-        assert_abs_diff_eq!(source.mean, mean, epsilon = 1e-12);
-        assert_abs_diff_eq!(source.standard_deviation, 0.1, epsilon = 1e-12);
-        assert_abs_diff_eq!(source.highest - source.lowest, 0.2, epsilon = 1e-12);
+        assert_abs_diff_eq!(source.spread.mean, mean, epsilon = 1e-12);
+        assert_abs_diff_eq!(source.spread.deviation, 0.1, epsilon = 1e-12);
+        assert_abs_diff_eq!(
+            source.spread.highest - source.spread.lowest,
+            0.2,
+            epsilon = 1e-12
+        );
     }
     let one = SeedsReport::new(&[report(0, 0.5)]).unwrap();
-    assert_abs_diff_eq!(one.sources[0].standard_deviation, 0.0);
+    assert_abs_diff_eq!(one.sources[0].spread.deviation, 0.0);
     let mut other = report(1, 0.6);
     other.sources[0].name = "c".to_owned();
     let error = SeedsReport::new(&[report(0, 0.5), other]).unwrap_err();

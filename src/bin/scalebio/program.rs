@@ -10,6 +10,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use console::note;
 use record::Record;
 
+mod compare;
 mod completions;
 mod config;
 mod console;
@@ -17,7 +18,9 @@ mod evaluate;
 mod finetune;
 mod interrupt;
 mod plan;
+mod plot;
 mod record;
+mod report;
 mod resample;
 mod reweight;
 mod stability;
@@ -31,6 +34,8 @@ From sources to a better model:
   scalebio resample --data DIR --weights runs/a/weights.json --samples 10000 --out runs/mix
   scalebio finetune runs/mix/mix.jsonl --model HF_DIR --out runs/tuned
   scalebio evaluate runs/tuned/model DIR/test.jsonl
+  scalebio report runs/a                                    # a page with curves
+  scalebio compare --data DIR --model HF_DIR                # was it worth it? ScaleBiO beside other methods
 
 Each subcommand has a --help of its own, with its defaults, and takes its flags also from a file
 (--config FILE.toml). Files and formats: docs/formats.md.";
@@ -51,6 +56,8 @@ enum Command {
     Resample(Box<resample::Args>),
     Finetune(Box<finetune::Args>),
     Evaluate(Box<evaluate::Args>),
+    Compare(Box<compare::Args>),
+    Report(Box<report::Args>),
     Completions(completions::Args),
 }
 
@@ -62,6 +69,8 @@ impl Command {
             Self::Resample(args) => resample::run(args, record),
             Self::Finetune(args) => finetune::run(args, record),
             Self::Evaluate(args) => evaluate::run(args),
+            Self::Compare(args) => compare::run(args, record),
+            Self::Report(args) => report::run(args),
             Self::Completions(args) => Ok(completions::run(args, command())?),
         }
     }

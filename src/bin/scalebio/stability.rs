@@ -97,12 +97,20 @@ pub fn run_seeds(
 fn print_spread(report: &SeedsReport) -> io::Result<()> {
     say!(
         "\n{:<24} {:>8} {:>8} {:>8} {:>8}",
-        "source", "mean", "deviation", "lowest", "highest"
+        "source",
+        "mean",
+        "deviation",
+        "lowest",
+        "highest"
     )?;
     for source in &report.sources {
         say!(
             "{:<24} {:>8.4} {:>8.4} {:>8.4} {:>8.4}",
-            source.name, source.mean, source.standard_deviation, source.lowest, source.highest
+            source.name,
+            source.spread.mean,
+            source.spread.deviation,
+            source.spread.lowest,
+            source.spread.highest
         )?;
     }
     for ((seed, steps), status) in report.seeds.iter().zip(&report.steps).zip(&report.statuses) {
