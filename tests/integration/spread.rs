@@ -57,7 +57,10 @@ fn a_run_of_a_spread_model_learns_the_same_weights() {
         run.upper().weights()
     };
     let [flex, ndarray] = devices();
-    let (one, two) = (weights(&[flex.clone()]), weights(&[flex, ndarray]));
+    let (one, two) = (
+        weights(std::slice::from_ref(&flex)),
+        weights(&[flex.clone(), ndarray]),
+    );
     assert!((one[0] - 0.5).abs() > 1e-3, "nothing was learned: {one:?}");
     assert!(largest_difference(&one, &two) < 1e-5, "{one:?} {two:?}");
 }

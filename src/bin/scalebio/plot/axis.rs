@@ -144,7 +144,8 @@ fn label(value: f64, step: f64) -> String {
         return "0".to_owned();
     }
     let place = (step * (1.0 + 1e-9)).log10().floor();
-    if !(1e-4..1e6).contains(&size) {
+    // Above a ten-thousandth, which a logarithm may miss by a bit in either direction.
+    if !(1.000_001e-4..1e6).contains(&size) {
         let digits = (size.log10() + 1e-9).floor() - place;
         return format!("{value:.*e}", digits.clamp(0.0, 9.0) as usize);
     }
