@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use scalebio::data::Tokenizer;
+use scalebio::data::{Record, Records, Tokenizer};
 use scalebio::train::ReweightConfig;
 use serde_json::Value;
 
@@ -181,9 +181,14 @@ fn quality_prefers_the_better_and_smaller_source_in_every_seed() {
     write("train_better", good, 60..80);
     write("val", good, 80..100);
     let (data, out) = (data.to_str().unwrap(), folder.path().join("out"));
-    let text = fs::read_to_string(Path::new(data).join("val.jsonl")).unwrap();
+    let text = |record: Record| -> String {
+        let segments = record.into_segments().into_iter();
+        segments.map(|segment| segment.text).collect()
+    };
+    let records = Records::open(Path::new(data).join("val.jsonl")).unwrap();
+    let texts: Vec<String> = records.map(|record| text(record.unwrap())).collect();
     let tokenizer = folder.path().join("tokenizer.json");
-    Tokenizer::train(text.lines(), 500)
+    Tokenizer::train(texts.iter(), 500)
         .unwrap()
         .save(&tokenizer)
         .unwrap();
