@@ -250,6 +250,7 @@ fn flags_that_would_change_a_run_are_refused_when_it_goes_on() {
             "blockwise" | "parallel" | "save-model" | "no-compare" | "force" => None,
             "optimizer" => Some("sgd"),
             "dtype" => Some("bf16"),
+            "prior" => Some("a=1"),
             _ => Some("1"),
         };
         if flag == "resume" || flag == "config" {

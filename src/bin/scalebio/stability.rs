@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -16,8 +17,8 @@ const HEADING: &str = "Stability of the weights (all off by default)";
 
 #[derive(Args, Debug)]
 pub struct Flags {
-    /// Stop when every weight stayed within a range below this over the last
-    /// --stop-window steps, for instance 0.005; learning rates that fall to 0
+    /// Stop when every weight stayed within a range below this over the last steps
+    /// (see --stop-window), for instance 0.005; learning rates that fall to 0
     /// bring that about too, late in a run
     #[arg(long, verbatim_doc_comment, value_name = "EPS", help_heading = HEADING)]
     stop_below: Option<f64>,
@@ -80,6 +81,7 @@ pub fn run_seeds(
 ) -> Result<(), Box<dyn Error>> {
     let steps = experiment.config().steps;
     let mut runs = experiment.seeds(seeds, out)?;
+    fs::create_dir_all(out)?;
     record.save(out)?;
     let bar = bar("reweighting", steps * seeds.len());
     while let Some(step) = runs.next() {
