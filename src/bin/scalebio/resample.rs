@@ -50,8 +50,8 @@ pub struct Args {
     #[arg(long, verbatim_doc_comment)]
     keep_duplicates: bool,
 
-    /// Add a field `weight` to each record, p_i N / n_i, with which the weighted mean
-    /// loss is exact; every source of a weight above 0 must then give a sample
+    /// Add a field `weight` to each record, p_i N / n_i, with which the weighted
+    /// mean loss is exact; every source of a weight above 0 must then give a sample
     #[arg(long, verbatim_doc_comment)]
     weight_column: bool,
 

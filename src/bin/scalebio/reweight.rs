@@ -76,8 +76,9 @@ pub struct Args {
     #[command(flatten)]
     training: Training,
 
-    /// Penalty on the model's distance from the minimum of the training loss
-    #[arg(long, value_name = "A", help_heading = TRAINING, default_value_t = defaults().alpha)]
+    /// Penalty on the model's distance from the minimum of the
+    /// training loss
+    #[arg(long, verbatim_doc_comment, value_name = "A", help_heading = TRAINING, default_value_t = defaults().alpha)]
     alpha: f64,
 
     /// Learning rate of the model and of its auxiliary copy
@@ -92,8 +93,9 @@ pub struct Args {
     #[arg(long, value_name = "NAME", help_heading = TRAINING, default_value = "adamw", value_parser = optimizer)]
     optimizer: OptimizerKind,
 
-    /// Clip the model's gradients at this norm times the penalty; 0: do not
-    #[arg(long, value_name = "C", help_heading = TRAINING, default_value_t = defaults().clip.unwrap_or(0.0))]
+    /// Clip the model's gradients at this norm times the
+    /// penalty; 0: do not
+    #[arg(long, verbatim_doc_comment, value_name = "C", help_heading = TRAINING, default_value_t = defaults().clip.unwrap_or(0.0))]
     clip: f64,
 
     /// Compute gradients block by block: less memory for one more forward pass

@@ -38,8 +38,9 @@ pub struct Flags {
     #[arg(long, verbatim_doc_comment, value_name = "SHARES", help_heading = HEADING, value_delimiter = ',', value_parser = share)]
     prior: Vec<(String, f64)>,
 
-    /// No weight below this: weights are P + (1 - sources * P) softmax(logits)
-    #[arg(long, value_name = "P", help_heading = HEADING, default_value_t = 0.0)]
+    /// No weight below this: weights are
+    /// P + (1 - sources * P) softmax(logits)
+    #[arg(long, verbatim_doc_comment, value_name = "P", help_heading = HEADING, default_value_t = 0.0)]
     floor: f64,
 
     /// Report the mean of the weights over this share of the steps (the last
@@ -47,8 +48,9 @@ pub struct Flags {
     #[arg(long, verbatim_doc_comment, value_name = "SHARE", help_heading = HEADING)]
     average: Option<f64>,
 
-    /// Run once for each of these seeds, and report the mean and the spread of the weights
-    #[arg(long, value_name = "S,S,...", help_heading = HEADING, value_delimiter = ',', conflicts_with_all = ["seed", "save_model"])]
+    /// Run once for each of these seeds, and report the mean and the spread of
+    /// the weights
+    #[arg(long, verbatim_doc_comment, value_name = "S,S,...", help_heading = HEADING, value_delimiter = ',', conflicts_with_all = ["seed", "save_model"])]
     pub seeds: Vec<u64>,
 }
 
