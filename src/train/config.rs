@@ -60,7 +60,7 @@ pub struct ReweightConfig {
     /// Seed of the initial values and of all draws. Default: 0.
     pub seed: u64,
     /// Whether gradients are computed block by block; see [`Differentiation`](crate::models::Differentiation).
-    /// Default: with LISA.
+    /// Default: with LISA, keeping tapes that are small beside embeddings and head.
     #[serde(default)]
     pub blockwise: Option<bool>,
     /// Whether `u` and `w` are differentiated at the same time; see [`Run::in_parallel`](crate::Run::in_parallel).

@@ -80,7 +80,7 @@ pub struct Args {
     optimizer: Optimizer,
 
     /// Compute gradients block by block, or on one tape
-    /// [default: block by block where something is frozen]
+    /// [default: by block where something is frozen, if that saves much]
     #[arg(
         long,
         value_name = "BOOL",

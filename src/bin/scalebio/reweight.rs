@@ -99,7 +99,7 @@ pub struct Args {
     clip: f64,
 
     /// Compute gradients block by block: less memory for one more forward pass
-    /// [default: with LISA]
+    /// [default: with LISA, where that saves much]
     #[arg(long, value_name = "BOOL", verbatim_doc_comment, hide_possible_values = true, help_heading = COMPUTING, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     blockwise: Option<bool>,
 
