@@ -12,6 +12,7 @@ use record::Record;
 
 mod compare;
 mod completions;
+mod computing;
 mod config;
 mod console;
 mod evaluate;

@@ -10,12 +10,12 @@ use scalebio::train::{
     Experiment, OptimizerKind, ReweightConfig, Reweighting, Status, WeightsReport,
 };
 
-use super::console::{bar, note, print, say};
+use super::computing::{Computing, memory};
+use super::console::{bar, note, say};
 use super::interrupt::{self, Interrupt};
 use super::record::Record;
 use super::stability;
-use super::table;
-use super::training::{COMPUTING, TRAINING, Training};
+use super::training::{TRAINING, Training};
 
 const EXAMPLES: &str = "\
 A step trains on a batch of the sources, and as many samples of the validation set, or all if there
@@ -34,7 +34,7 @@ const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
 const STOPPING: &str = "Stopping and going on";
 
 /// The flags that determine a run: one that goes on has those of its config.json.
-const SETTINGS: [&str; 27] = [
+const SETTINGS: &[&str] = &[
     "data",
     "model",
     "tokenizer",
@@ -98,22 +98,15 @@ pub struct Args {
     #[arg(long, verbatim_doc_comment, value_name = "C", help_heading = TRAINING, default_value_t = defaults().clip.unwrap_or(0.0))]
     clip: f64,
 
-    /// Compute gradients block by block: less memory for one more forward pass
-    /// [default: with LISA, where that saves much]
-    #[arg(long, value_name = "BOOL", verbatim_doc_comment, hide_possible_values = true, help_heading = COMPUTING, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    blockwise: Option<bool>,
-
-    /// Compute the gradients of model and auxiliary copy at the same time:
-    /// more memory, the same results
-    #[arg(long, verbatim_doc_comment, help_heading = COMPUTING)]
-    parallel: bool,
+    #[command(flatten)]
+    computing: Computing,
 
     #[command(flatten)]
     stability: stability::Flags,
 
     /// Go on with the run in this folder from its last checkpoint, with the
     /// settings of its config.json, as if it had not been interrupted
-    #[arg(long, value_name = "DIR", verbatim_doc_comment, help_heading = STOPPING, conflicts_with_all = SETTINGS)]
+    #[arg(long, value_name = "DIR", verbatim_doc_comment, help_heading = STOPPING, conflicts_with_all = SETTINGS.iter().copied())]
     resume: Option<PathBuf>,
 
     /// Steps between two checkpoints [default: by time only]
@@ -133,10 +126,6 @@ pub struct Args {
     /// to compare their losses on test.jsonl
     #[arg(long, verbatim_doc_comment)]
     no_compare: bool,
-
-    /// Start also if the memory that the run will take is not there
-    #[arg(long, help_heading = COMPUTING)]
-    force: bool,
 
     /// Folder for the files of the run; one that holds a run is an error
     /// [default: the next free runs/reweight-N]
@@ -174,12 +163,10 @@ impl Args {
             clip: (self.clip != 0.0).then_some(self.clip),
             lisa_blocks: self.training.lisa_blocks,
             lisa_period: self.training.lisa_period,
-            blockwise: self.blockwise,
-            parallel: self.parallel,
             seed: self.training.seed,
             device: self.training.device.clone(),
             stability: self.stability.settings(),
-            ..defaults()
+            ..self.computing.settings(defaults())
         }
     }
 
@@ -200,7 +187,7 @@ impl Args {
 pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
     let experiment = Experiment::open(args.config()?)?;
     describe(&experiment)?;
-    plan(&experiment, args.force)?;
+    args.computing.plan(&experiment)?;
 
     if !args.stability.seeds.is_empty() {
         let out = args.out.clone().unwrap_or_else(next_free_folder);
@@ -310,43 +297,6 @@ fn describe(experiment: &Experiment) -> io::Result<()> {
         )?;
     }
     Ok(())
-}
-
-/// Prints how much memory the run will take, and refuses what this machine does not have. What a GPU has is not known.
-fn plan(experiment: &Experiment, force: bool) -> Result<(), Box<dyn Error>> {
-    let plan = experiment.plan()?;
-    say!("\nmemory as predicted, in MB, beside data and program")?;
-    print(format_args!("{}", table::table(plan.devices(), table::MB)))?;
-    let device = &experiment.config().device;
-    if !matches!(device.as_str(), "flex" | "ndarray") {
-        return Ok(());
-    }
-    if let Some(resident) = memory("/proc/self/status", "VmRSS:") {
-        let peak = resident + plan.largest();
-        say!(
-            "with {} MB of data and program: {} MB",
-            resident / 1_000_000,
-            peak / 1_000_000
-        )?;
-    }
-    match memory("/proc/meminfo", "MemAvailable:") {
-        Some(available) if available < plan.largest() && !force => Err(format!(
-            "the run takes {} MB more, as predicted, but this machine has {} MB available; \
-             set a smaller --micro-batch, --lisa-blocks or --dtype bf16, or start with --force",
-            plan.largest() / 1_000_000,
-            available / 1_000_000
-        )
-        .into()),
-        _ => Ok(()),
-    }
-}
-
-/// Bytes that Linux states in a file under a name; nothing on other systems.
-fn memory(file: &str, name: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kibibytes * 1024)
 }
 
 fn print_weights(report: &WeightsReport) -> io::Result<()> {
