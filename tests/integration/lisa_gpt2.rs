@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use scalebio::data::{Sample, Source};
 use scalebio::models::{CausalLm, Differentiation, Gpt2Config};
 use scalebio::reweight::{self, Draws, SourceWeights, TokenSources, Validation, WeightedSources};
-use scalebio::{LayerSampler, Lisa, Run, ScaleBio, Step, Update};
+use scalebio::{Bilevel, LayerSampler, Lisa, Run, ScaleBio, Step, Update};
 
 const BLOCKS: usize = 5;
 
@@ -85,6 +85,19 @@ pub fn start_spread(devices: &[Device]) -> LanguageRun {
     start(adamw().layers(lisa), model)
 }
 
+/// A run of a small GPT-2 under LISA, with `w` on one device and `u` on another.
+#[cfg(feature = "wgpu")]
+pub fn start_apart(of_w: &Device, of_u: &Device) -> LanguageRun {
+    let model = small_on(of_w);
+    let lisa = Lisa::over(&model, &model.blocks_path()).unwrap().period(3);
+    let place = |u: CausalLm| u.spread(std::slice::from_ref(of_u));
+    start_with(model, |problem, weights, model| {
+        adamw()
+            .layers(lisa)
+            .start_apart(problem, weights, model, place)
+    })
+}
+
 fn small_on(device: &Device) -> CausalLm {
     Gpt2Config::new(20, 8, 8, BLOCKS, 2)
         .init(3, device)
@@ -110,11 +123,22 @@ pub type LanguageRun =
     Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, CausalLm>;
 
 fn start(method: ScaleBio, model: CausalLm) -> LanguageRun {
+    start_with(model, |problem, weights, model| {
+        method.start(problem, weights, model)
+    })
+}
+
+type Problem = Bilevel<Validation<TokenSources>, WeightedSources<TokenSources>>;
+
+fn start_with(
+    model: CausalLm,
+    start: impl FnOnce(Problem, SourceWeights, CausalLm) -> scalebio::Result<LanguageRun>,
+) -> LanguageRun {
     let training = TokenSources::new(vec![source("ones", 1), source("threes", 3)]);
     let validation = TokenSources::new(vec![source("val", 1)]);
     let problem = reweight::problem(Draws::new(training, 4), Draws::new(validation, 4).seed(1));
     let weights = SourceWeights::uniform(["ones", "threes"], &model.device()).unwrap();
-    method.start(problem.unwrap(), weights, model).unwrap()
+    start(problem.unwrap(), weights, model).unwrap()
 }
 
 fn adamw() -> ScaleBio {

@@ -173,7 +173,7 @@ impl Args {
     /// The settings of the flags, or those of the run to go on with; when to write checkpoints may be said anew.
     fn config(&self) -> scalebio::Result<ReweightConfig> {
         let mut config = match &self.resume {
-            Some(run) => ReweightConfig::read(run)?,
+            Some(run) => self.computing.placed(ReweightConfig::read(run)?),
             None => self.settings(),
         };
         config.checkpoint_steps = self.checkpoint_steps.or(config.checkpoint_steps);
@@ -209,7 +209,7 @@ pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
         "\nmodel with {} parameters, vocabulary {}, on {}",
         run.run().lower().num_params(),
         experiment.tokenizer().vocabulary_size(),
-        experiment.config().device
+        experiment.config().device_names().join(", ")
     )?;
     if args.resume.is_some() {
         for damage in run.damaged() {
