@@ -101,7 +101,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     devices: Option<usize>,
 
-    /// one: u and w on one device; apart: on half of them each; spread: their blocks
+    /// one: u and w on one device; apart: half of them each; spread: their blocks
     /// over all devices; parallel: both on all devices, which share the batch
     /// [default: one for one device, else spread]
     #[arg(
