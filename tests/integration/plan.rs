@@ -414,11 +414,23 @@ fn the_example_prints_the_models_and_the_devices_of_one() {
     assert!(text.contains("32763876352 parameters"), "{text}");
     assert!(text.contains("\n1-6 "), "{text}");
 
+    // A card of 24 GB holds GPT-2 with its copy, eight of them Qwen2.5-32B, one does not.
+    let text = printed(&example("memory_plan", &["--device-memory", "24"]));
+    assert_eq!(text.lines().count(), 2 + 7);
+    let last = text.lines().last().unwrap();
+    assert!(last.starts_with("qwen2.5-32b") && last.contains("("), "{text}");
+    assert!(!text.lines().nth(2).unwrap().contains("("), "{text}");
+    let placed = ["--model", "qwen2-7b", "--devices", "2", "--device-memory"];
+    let apart = printed(&example("memory_plan", &[&placed[..], &["1000"]].concat()));
+    let spread = printed(&example("memory_plan", &[&placed[..], &["1"]].concat()));
+    assert_ne!(apart, spread);
+
     let config = fixture("llama3").join("config.json");
     let one = ["--config", config.to_str().unwrap(), "--length", "8"];
     for (arguments, said) in [
         (&["--batch", "0"][..], "batch is 0 samples"),
-        (&["--devices", "3", "--placement", "apart"], "apart takes 2"),
+        (&["--devices", "1", "--placement", "apart"], "apart takes 2"),
+        (&["--devices", "2", "--device-memory", "0"], "greater than 0"),
         (&["--placement", "apart", "--without-u"], "placement"),
         (
             &["--placement", "parallel", "--devices", "65"],
