@@ -21,6 +21,8 @@ const LOGITS_ON_TAPE: usize = 2;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceMemory {
+    /// Number of blocks, of each model that is here.
+    pub blocks: usize,
     /// The auxiliary model, as far as it does not share the memory of `w`.
     pub u: u64,
     /// The model.
@@ -100,17 +102,6 @@ impl MemoryPlan {
             head: true,
             blocks: size.blocks,
         };
-        let shares = match config.placement {
-            Placement::One => vec![both],
-            Placement::Parallel(devices) => vec![both; devices],
-            Placement::Spread(devices) => both.spread(devices),
-            Placement::Apart(devices) => {
-                let of_w = Placement::of_w(devices);
-                let mut shares = Share { u: false, ..both }.spread(of_w);
-                shares.extend(Share { w: false, ..both }.spread(devices - of_w));
-                shares
-            }
-        };
         let memory = |share: Share| {
             Load {
                 size,
@@ -118,6 +109,18 @@ impl MemoryPlan {
                 share,
             }
             .memory()
+        };
+        let spread = |share: Share, devices| share.spread(devices, |share| memory(share).total);
+        let shares = match config.placement {
+            Placement::One => vec![both],
+            Placement::Parallel(devices) => vec![both; devices],
+            Placement::Spread(devices) => spread(both, devices),
+            Placement::Apart(devices) => {
+                let of_w = Placement::of_w(devices);
+                let mut shares = spread(Share { u: false, ..both }, of_w);
+                shares.extend(spread(Share { w: false, ..both }, devices - of_w));
+                shares
+            }
         };
         Ok(Self {
             devices: shares.into_iter().map(memory).collect(),
@@ -189,8 +192,9 @@ struct Share {
 }
 
 impl Share {
-    /// The blocks in runs of about equal length.
-    fn spread(self, devices: usize) -> Vec<Self> {
+    /// The blocks in runs over devices: of about equal length, but that the fullest devices give blocks to the emptiest as
+    /// long as their `total` falls.
+    fn spread(self, devices: usize, total: impl Fn(Self) -> u64) -> Vec<Self> {
         let blocks = self.blocks;
         let share = |index| Self {
             embedding: index == 0,
@@ -198,7 +202,23 @@ impl Share {
             blocks: blocks * (index + 1) / devices - blocks * index / devices,
             ..self
         };
-        (0..devices).map(share).collect()
+        let mut shares: Vec<_> = (0..devices).map(share).collect();
+        loop {
+            let by_total = |&index: &usize| total(shares[index]);
+            let (Some(fullest), Some(emptiest)) = (
+                (0..devices).max_by_key(by_total),
+                (0..devices).min_by_key(by_total),
+            ) else {
+                return shares;
+            };
+            let (mut giving, mut taking) = (shares[fullest], shares[emptiest]);
+            (giving.blocks, taking.blocks) = (giving.blocks.saturating_sub(1), taking.blocks + 1);
+            let before = total(shares[fullest]);
+            if giving.blocks == 0 || total(giving).max(total(taking)) >= before {
+                return shares;
+            }
+            (shares[fullest], shares[emptiest]) = (giving, taking);
+        }
     }
 }
 
@@ -234,6 +254,7 @@ impl Load<'_> {
         let sums = if share.w { 1 + at_once } else { 1 };
         let fresh = if in_pieces { at_once * number } else { 0 };
         let mut memory = DeviceMemory {
+            blocks: share.blocks,
             u: bytes(&[usize::from(share.u), own, number]),
             w: bytes(&[usize::from(share.w), held, number]),
             masters: bytes(&[usize::from(half), models, trained, SINGLE]),

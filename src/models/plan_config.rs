@@ -15,8 +15,9 @@ pub enum Placement {
     /// The model `w` on the first half of so many devices, or one more than half, and the auxiliary model `u` on the others;
     /// where that is more than one device for a model, its blocks as in [`Spread`](Self::Spread).
     Apart(usize),
-    /// Blocks of both models in runs of about equal length on so many devices; the embedding on the first, with the head if
-    /// that is tied to it; else the head on the last.
+    /// Blocks of both models in runs on so many devices; the embedding on the first, with the head if that is tied to it; else
+    /// the head on the last. Devices with embedding or head have fewer blocks, so that the fullest device holds as little as
+    /// possible.
     Spread(usize),
     /// Both models on each of so many devices, which share the samples of a batch.
     Parallel(usize),

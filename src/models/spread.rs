@@ -31,6 +31,18 @@ impl CausalLm {
     /// # Ok::<(), scalebio::Error>(())
     /// ```
     pub fn spread(self, devices: &[Device]) -> Result<Self> {
+        let (blocks, count) = (self.network().blocks(), devices.len().max(1));
+        let run = |index| blocks * (index + 1) / count - blocks * index / count;
+        let runs: Vec<usize> = (0..devices.len()).map(run).collect();
+        self.spread_in_runs(devices, &runs)
+    }
+
+    /// The model as by [`spread`](Self::spread), with `runs[k]` blocks on device `k`: those of
+    /// [`DeviceMemory::blocks`](super::DeviceMemory::blocks), say.
+    ///
+    /// # Errors
+    /// Those of [`spread`](Self::spread), and runs that are not one a device, of a block at least, all blocks together.
+    pub fn spread_in_runs(self, devices: &[Device], runs: &[usize]) -> Result<Self> {
         let blocks = self.network().blocks();
         if !(1..=blocks).contains(&devices.len()) {
             return Err(Error::setting(
@@ -38,6 +50,15 @@ impl CausalLm {
                 format!("{} devices", devices.len()),
                 format!("from 1 to {blocks}, the number of blocks"),
                 "each device holds a block at least",
+            ));
+        }
+        let sum: usize = runs.iter().sum();
+        if runs.len() != devices.len() || runs.contains(&0) || sum != blocks {
+            return Err(Error::setting(
+                "runs of blocks",
+                format!("{runs:?}"),
+                format!("{} numbers from 1 on with the sum {blocks}", devices.len()),
+                "each device holds a block at least, and each block is on one device",
             ));
         }
         let dtype = Dtype::of(&self);
@@ -48,8 +69,10 @@ impl CausalLm {
         let tied = !paths.iter().any(|(path, _)| path.starts_with("lm_head."));
         let prefix = format!("{}.", self.blocks_path());
         Ok(self.map(&mut Spread {
-            device_of_block: (0..blocks)
-                .map(|i| &devices[share(i, blocks, devices.len())])
+            device_of_block: devices
+                .iter()
+                .zip(runs)
+                .flat_map(|(device, &run)| std::iter::repeat_n(device, run))
                 .collect(),
             before: &devices[0],
             after: if tied {
@@ -62,11 +85,6 @@ impl CausalLm {
             path: Vec::new(),
         }))
     }
-}
-
-/// The device of a block: device `k` has those from `blocks k / devices` on, rounded down.
-fn share(block: usize, blocks: usize, devices: usize) -> usize {
-    ((block + 1) * devices).div_ceil(blocks) - 1
 }
 
 struct Spread<'a> {
@@ -104,24 +122,5 @@ impl ModuleMapper for Spread<'_> {
         let require_grad = value.is_require_grad();
         let value = moved(value.detach().set_require_grad(false), device);
         Param::from_mapped_value(id, value.set_require_grad(require_grad), mapper)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::share;
-
-    /// The same runs of blocks as in the memory plan.
-    #[test]
-    fn devices_have_runs_of_about_equal_length() {
-        for blocks in 1..40 {
-            for devices in 1..=blocks {
-                for device in 0..devices {
-                    let first = blocks * device / devices;
-                    let end = blocks * (device + 1) / devices;
-                    assert!((first..end).all(|block| share(block, blocks, devices) == device));
-                }
-            }
-        }
     }
 }

@@ -113,8 +113,14 @@ impl Experiment {
     ///
     /// Those of [`CausalLm::from_pretrained`]; a vocabulary or a length that is too small for the data.
     pub fn base_model(&self) -> Result<CausalLm> {
-        let devices = self.devices.of_w(self.placement()?);
-        placed(self.loaded(&loading(devices))?, devices)
+        let placement = self.placement()?;
+        let devices = self.devices.of_w(placement);
+        let model = self.loaded(&loading(devices))?;
+        placed(model, devices, || {
+            let mut runs = self.blocks(placement)?;
+            runs.truncate(devices.len());
+            Ok(runs)
+        })
     }
 
     /// The base model on one device.
@@ -131,10 +137,21 @@ impl Experiment {
 
     /// The auxiliary model on its devices, from a copy of the base model.
     pub(super) fn auxiliary(&self, model: CausalLm) -> Result<CausalLm> {
-        match self.devices.of_u(self.placement()?) {
-            Some(devices) => placed(model, devices),
-            None => Ok(model),
-        }
+        let placement = self.placement()?;
+        let Some(devices) = self.devices.of_u(placement) else {
+            return Ok(model);
+        };
+        placed(model, devices, || {
+            let mut runs = self.blocks(placement)?;
+            Ok(runs.split_off(runs.len() - devices.len()))
+        })
+    }
+
+    /// The number of blocks on each device.
+    fn blocks(&self, placement: Placement) -> Result<Vec<usize>> {
+        let plan = self.plan_config();
+        let plan = MemoryPlan::new(&self.size()?, &PlanConfig { placement, ..plan })?;
+        Ok(plan.devices().iter().map(|device| device.blocks).collect())
     }
 
     /// Where the models of the run are.

@@ -227,6 +227,7 @@ proptest! {
         let parallel = with(Placement::Parallel(devices));
         let apart = with(Placement::Apart(2));
         prop_assert_eq!(spread.devices().len(), devices);
+        prop_assert_eq!(spread.devices().iter().map(|d| d.blocks).sum::<usize>(), size.blocks());
         prop_assert_eq!(sums(&spread), sums(&one));
         prop_assert_eq!(sums(&parallel), sums(&one).map(|bytes| devices as u64 * bytes));
         prop_assert_eq!(apart.devices()[0].u + apart.devices()[1].w, 0);
@@ -418,7 +419,10 @@ fn the_example_prints_the_models_and_the_devices_of_one() {
     let text = printed(&example("memory_plan", &["--device-memory", "24"]));
     assert_eq!(text.lines().count(), 2 + 7);
     let last = text.lines().last().unwrap();
-    assert!(last.starts_with("qwen2.5-32b") && last.contains("("), "{text}");
+    assert!(
+        last.starts_with("qwen2.5-32b") && last.contains("("),
+        "{text}"
+    );
     assert!(!text.lines().nth(2).unwrap().contains("("), "{text}");
     let placed = ["--model", "qwen2-7b", "--devices", "2", "--device-memory"];
     let apart = printed(&example("memory_plan", &[&placed[..], &["1000"]].concat()));
@@ -430,7 +434,10 @@ fn the_example_prints_the_models_and_the_devices_of_one() {
     for (arguments, said) in [
         (&["--batch", "0"][..], "batch is 0 samples"),
         (&["--devices", "1", "--placement", "apart"], "apart takes 2"),
-        (&["--devices", "2", "--device-memory", "0"], "greater than 0"),
+        (
+            &["--devices", "2", "--device-memory", "0"],
+            "greater than 0",
+        ),
         (&["--placement", "apart", "--without-u"], "placement"),
         (
             &["--placement", "parallel", "--devices", "65"],

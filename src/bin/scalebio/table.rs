@@ -18,7 +18,7 @@ pub fn table(devices: &[DeviceMemory], unit: u64) -> String {
         "logits",
         "total",
     ];
-    let mut lines = format!("{:<8}", "device");
+    let mut lines = format!("{:<8} {:>7}", "device", "blocks");
     lines.extend(names.map(|name| format!(" {name:>10}")));
     let mut start = 0;
     for equal in devices.chunk_by(|a, b| a == b) {
@@ -27,9 +27,9 @@ pub fn table(devices: &[DeviceMemory], unit: u64) -> String {
             1 => start.to_string(),
             _ => format!("{start}-{end}"),
         };
-        lines += &format!("\n{name:<8}");
-        start = end + 1;
         let device = &equal[0];
+        lines += &format!("\n{name:<8} {:>7}", device.blocks);
+        start = end + 1;
         let columns = [
             device.u,
             device.w,
