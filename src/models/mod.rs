@@ -37,6 +37,7 @@ mod llama;
 mod loss;
 mod network;
 mod norm;
+mod offload;
 mod plan;
 mod plan_config;
 mod pretrained;

@@ -5,7 +5,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{CausalLm, dtype::Dtype, network::moved};
+use super::{CausalLm, dtype::Dtype, network::moved, offload::Offloaded};
 use crate::error::{Error, Result};
 
 impl CausalLm {
@@ -16,6 +16,8 @@ impl CausalLm {
     /// Hidden states and their gradients are handed on from device to device; the results are those of one device up to
     /// rounding. [`MemoryPlan`](super::MemoryPlan) with [`Placement::Spread`](super::Placement::Spread) says what this takes
     /// on each.
+    ///
+    /// Blocks of a model that is [offloaded](Self::offload) stay on the host, and are computed on these devices.
     ///
     /// # Errors
     /// [`Error::Setting`] for no device, more devices than blocks, and a device that does not have the model's type.
@@ -31,6 +33,16 @@ impl CausalLm {
     /// # Ok::<(), scalebio::Error>(())
     /// ```
     pub fn spread(self, devices: &[Device]) -> Result<Self> {
+        let offloaded = self.offloaded.clone();
+        self.place(devices, offloaded)
+    }
+
+    /// The model on these devices, but for blocks that are offloaded.
+    pub(super) fn place(
+        mut self,
+        devices: &[Device],
+        offloaded: Option<Offloaded>,
+    ) -> Result<Self> {
         let blocks = self.network().blocks();
         if !(1..=blocks).contains(&devices.len()) {
             return Err(Error::setting(
@@ -47,9 +59,15 @@ impl CausalLm {
         let paths = self.parameters();
         let tied = !paths.iter().any(|(path, _)| path.starts_with("lm_head."));
         let prefix = format!("{}.", self.blocks_path());
+        let of_blocks = (0..blocks).map(|i| &devices[share(i, blocks, devices.len())]);
+        self.offloaded = offloaded.map(|offloaded| Offloaded {
+            devices: of_blocks.clone().cloned().collect(),
+            ..offloaded
+        });
+        let host = self.offloaded.as_ref().map(|offloaded| offloaded.host.clone());
         Ok(self.map(&mut Spread {
-            device_of_block: (0..blocks)
-                .map(|i| &devices[share(i, blocks, devices.len())])
+            device_of_block: of_blocks
+                .map(|device| host.as_ref().unwrap_or(device))
                 .collect(),
             before: &devices[0],
             after: if tied {

@@ -109,7 +109,8 @@ pub fn source(name: &str, step: u32) -> Source {
 pub type LanguageRun =
     Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, CausalLm>;
 
-fn start(method: ScaleBio, model: CausalLm) -> LanguageRun {
+/// A run with uniform weights of two sources, on the device of the model's embedding.
+pub fn start(method: ScaleBio, model: CausalLm) -> LanguageRun {
     let training = TokenSources::new(vec![source("ones", 1), source("threes", 3)]);
     let validation = TokenSources::new(vec![source("val", 1)]);
     let problem = reweight::problem(Draws::new(training, 4), Draws::new(validation, 4).seed(1));

@@ -1,0 +1,218 @@
+//! Frozen blocks in host memory: the same run, less on the device, and a price that is known.
+
+use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
+use burn::tensor::{Device, Tensor};
+use scalebio::models::{CausalLm, Differentiation, ModelSize, Sampling};
+use scalebio::{LayerSampler, Lisa, Offload, ScaleBio, Step, Update};
+
+use crate::blockwise::folders;
+use crate::lisa_gpt2::{LanguageRun, bits, start};
+
+const STEPS: usize = 10;
+const PERIOD: usize = 3;
+
+/// The device that computes, and the host.
+fn devices() -> [Device; 2] {
+    #[allow(deprecated)]
+    let devices = [Device::ndarray().autodiff(), Device::flex().autodiff()];
+    devices
+}
+
+fn lisa(model: &CausalLm) -> Lisa {
+    let lisa = Lisa::over(model, &model.blocks_path()).unwrap();
+    lisa.active(1).period(PERIOD).seed(2)
+}
+
+fn method(model: &CausalLm) -> ScaleBio {
+    let update = |rate| Update::adamw(rate);
+    ScaleBio::new(update(1e-2), update(1e-3))
+        .layers(lisa(model))
+        .clip(1.0)
+}
+
+fn begin(model: CausalLm) -> LanguageRun {
+    start(method(&model), model)
+}
+
+fn take(run: &mut LanguageRun, steps: usize) -> Vec<Step> {
+    run.by_ref().take(steps).map(Result::unwrap).collect()
+}
+
+/// All numbers of steps but the bytes that they moved.
+fn numbers(steps: &[Step]) -> Vec<u64> {
+    let of_step = |step: &Step| {
+        let norms = step.gradient_norms();
+        let mut numbers = vec![step.upper_loss(), step.lower_loss(), step.auxiliary_loss()];
+        numbers.extend([norms.upper, norms.lower, norms.auxiliary]);
+        numbers.extend(step.lower_parts());
+        numbers
+    };
+    let numbers = steps.iter().flat_map(of_step);
+    numbers.map(f64::to_bits).collect()
+}
+
+/// The end of a run, bit by bit.
+fn end(run: &LanguageRun) -> (Vec<u64>, Vec<Vec<(String, Vec<u32>)>>) {
+    let logits = run.upper().logit_values();
+    let logits = logits.into_iter().map(|x| f64::from(x).to_bits()).collect();
+    (logits, vec![bits(run.lower()), bits(run.auxiliary())])
+}
+
+fn with_moments(model: &CausalLm) -> Option<Offload> {
+    model.offloaded().map(Offload::moments)
+}
+
+const PLACES: [fn(&CausalLm) -> Option<Offload>; 2] = [CausalLm::offloaded, with_moments];
+
+/// The promise: for each of the seven checkpoints, wherever moments are, in turn or in parallel, losses, gradients, weights
+/// and models of a run whose frozen blocks are on the host are those of the run without, bit for bit, and the models that
+/// come out of it compute alike.
+#[test]
+fn an_offloaded_run_is_the_run_bit_for_bit() {
+    let [device, host] = devices();
+    for folder in folders("hf") {
+        for how in [Some(Differentiation::Blockwise), None] {
+            let load = |on: &Device| {
+                let model = CausalLm::from_pretrained(&folder, on).unwrap();
+                model.with_differentiation(how)
+            };
+            let mut expected = begin(load(&device));
+            let steps = take(&mut expected, STEPS);
+            assert!(steps.iter().all(|step| step.bytes_moved().is_none()));
+            for (index, of) in PLACES.into_iter().enumerate() {
+                // Opened on the host or on the device, it is the same.
+                let model = load(if index == 0 { &host } else { &device });
+                let model = model.offload(std::slice::from_ref(&device), &host).unwrap();
+                let mut run = begin(model).offload(of);
+                if index == 0 {
+                    run = run.in_parallel();
+                }
+                let found = take(&mut run, STEPS);
+                let what = format!("{}, {how:?}, {index}", folder.display());
+                assert_eq!(numbers(&found), numbers(&steps), "{what}");
+                assert_eq!(end(&run), end(&expected), "{what}");
+                assert!(found.iter().all(|step| step.bytes_moved() > Some(0)));
+                same_model(run.lower(), expected.lower());
+            }
+        }
+    }
+}
+
+/// The two models generate the same, and have the same bits after they were saved and opened again.
+fn same_model(a: &CausalLm, b: &CausalLm) {
+    let text = |model: &CausalLm| -> Vec<u32> {
+        let tokens = model.generate(&[1, 5, 3], Sampling::Greedy).unwrap();
+        tokens.take(8).collect()
+    };
+    assert_eq!(text(a), text(b));
+    let saved = |model: &CausalLm| {
+        let folder = tempfile::tempdir().unwrap();
+        model.save_pretrained(folder.path(), u64::MAX).unwrap();
+        bits(&CausalLm::from_pretrained(folder.path(), &Device::flex()).unwrap())
+    };
+    assert_eq!(saved(a), saved(b));
+}
+
+/// Bytes of the parameters on a device, by visiting a model.
+fn live(model: &CausalLm, device: &Device) -> usize {
+    struct Live<'a>(&'a Device, usize);
+
+    impl ModuleVisitor for Live<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let value = param.val();
+            if value.device() == *self.0 {
+                self.1 += value.shape().num_elements() * value.dtype().size();
+            }
+        }
+    }
+
+    let mut live = Live(device, 0);
+    model.visit(&mut live);
+    live.1
+}
+
+/// Which blocks of `w` and `u` a sampler draws for each of so many steps.
+fn drawn(model: &CausalLm, steps: usize) -> Vec<[Vec<usize>; 2]> {
+    let (mut lisa, blocks) = (lisa(model), ModelSize::of(model).blocks());
+    let of_group = |group: &ParamGroup| {
+        let probe = format!("{}.", model.blocks_path());
+        let paths: Vec<_> = bits(model).into_iter().map(|(path, _)| path).collect();
+        let is_active = |block: &usize| {
+            let prefix = format!("{probe}{block}.");
+            let mut inside = paths.iter().filter(|path| path.starts_with(&prefix));
+            inside.any(|path| group.matches(&ParamId::new(), Some(path)))
+        };
+        (0..blocks).filter(is_active).collect()
+    };
+    let mut drawn: Vec<[Vec<usize>; 2]> = Vec::new();
+    for step in 0..steps {
+        drawn.push(match lisa.sample(step) {
+            Some(active) => [of_group(&active.lower), of_group(&active.auxiliary)],
+            None => drawn[step - 1].clone(),
+        });
+    }
+    drawn
+}
+
+/// What the device holds falls by exactly the bytes of the frozen blocks, and with moments on the host by theirs too; what
+/// a step moves is what the documentation says: a frozen block's parameters twice a gradient, a block that changes its
+/// state once, and what the optimizer remembers there and back.
+#[test]
+fn the_device_holds_the_active_blocks_and_the_bytes_moved_are_those_of_the_frozen_ones() {
+    let [device, host] = devices();
+    for name in ["gpt2", "gemma2", "llama3"] {
+        let folder = folders("hf").into_iter().find(|f| f.ends_with(name)).unwrap();
+        let model = CausalLm::from_pretrained(&folder, &device).unwrap();
+        let model = model.with_differentiation(Differentiation::Blockwise);
+        let size = ModelSize::of(&model);
+        let draws = drawn(&model, STEPS);
+        assert!(draws.iter().any(|active| *active != draws[0]), "{name}");
+        let (all, block) = (4 * size.parameters(), 4 * size.per_block());
+        let frozen = 2 * (size.blocks() - 1) * block;
+        let moments = 2 * 2 * 4 * size.trained(1, true);
+
+        let mut plain = begin(model.clone());
+        let offload = || model.clone().offload(std::slice::from_ref(&device), &host);
+        for (index, of) in PLACES.into_iter().enumerate() {
+            let mut run = begin(offload().unwrap()).offload(of);
+            for step in 0..STEPS {
+                take(&mut plain, usize::from(index == 0));
+                let moved = take(&mut run, 1)[0].bytes_moved().unwrap();
+                let what = format!("{name}, step {step}, moments {index}");
+
+                let on = |device| live(run.lower(), device) + live(run.auxiliary(), device);
+                assert_eq!(on(&device), 2 * all - frozen, "{what}");
+                assert_eq!(on(&host), frozen, "{what}");
+                let kept = run.moment_bytes();
+                // Two source weights and their moments stay on the device.
+                let of_x = 2 * (4 + 8);
+                let of_moments = if index == 0 { moments } else { 0 };
+                let held = run.bytes_on(&device);
+                assert_eq!(held, 2 * all - frozen + of_x + of_moments, "{what}");
+                assert_eq!(held + run.bytes_on(&host), 2 * all + 2 * 4 + kept, "{what}");
+                if index == 0 {
+                    assert_eq!(plain.bytes_on(&device) - held, frozen, "{what}");
+                }
+
+                // Three gradients, two of w and one of u.
+                let mut expected = 3 * 2 * frozen / 2;
+                let mut returning = 0;
+                for variable in 0..2 {
+                    let now = &draws[step][variable];
+                    let before = step.checked_sub(1).map(|step| &draws[step][variable]);
+                    let is_new = before != Some(now);
+                    // The first draw finds all blocks on the host.
+                    expected += block * (usize::from(is_new) + usize::from(is_new && step > 0));
+                    if step > 0 {
+                        let stayed = size.trained(usize::from(!is_new), true);
+                        returning += 2 * 4 * stayed;
+                    }
+                }
+                if index == 1 {
+                    expected += moments + returning;
+                }
+                assert_eq!(moved, expected as u64, "{what}");
+            }
+        }
+    }
+}
