@@ -1,17 +1,81 @@
 //! A model whose blocks wait in host memory.
 
-use std::any::Any;
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::{any::Any, cell::RefCell, fmt, rc::Rc, str::FromStr};
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     tensor::{Device, Tensor},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{CausalLm, dtype::Dtype};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::offload::{Moved, Offload};
+
+/// What of the models of a run waits in host memory.
+///
+/// # Example
+///
+/// ```
+/// use scalebio::models::Offloading;
+///
+/// assert_eq!("frozen".parse::<Offloading>()?, Offloading::Frozen);
+/// assert_eq!(Offloading::FrozenAndMoments.to_string(), "frozen,moments");
+/// assert!("all".parse::<Offloading>().is_err());
+/// # Ok::<(), scalebio::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "&'static str")]
+pub enum Offloading {
+    /// Blocks that do not train: `frozen`.
+    Frozen,
+    /// These, and from step to step what the optimizer remembers of parameters that train, see
+    /// [`Offload::moments`](crate::Offload::moments): `frozen,moments`.
+    FrozenAndMoments,
+}
+
+impl From<Offloading> for &'static str {
+    fn from(offloading: Offloading) -> Self {
+        match offloading {
+            Offloading::Frozen => "frozen",
+            Offloading::FrozenAndMoments => "frozen,moments",
+        }
+    }
+}
+
+impl fmt::Display for Offloading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad((*self).into())
+    }
+}
+
+/// # Errors
+/// [`Error::Setting`] for any other name.
+impl FromStr for Offloading {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "frozen" => Ok(Self::Frozen),
+            "frozen,moments" => Ok(Self::FrozenAndMoments),
+            _ => Err(Error::setting(
+                "offload",
+                format!("`{name}`"),
+                "frozen, or frozen,moments",
+                "moments alone take less than the blocks that are frozen",
+            )),
+        }
+    }
+}
+
+impl TryFrom<String> for Offloading {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        name.parse()
+    }
+}
 
 /// Of a model whose blocks may be on a host.
 #[derive(Clone, Debug)]
@@ -38,7 +102,7 @@ impl CausalLm {
     /// offloaded, bit for bit; else up to rounding. [`PlanConfig::offload`](super::PlanConfig::offload) says what this takes.
     ///
     /// # Errors
-    /// Those of [`spread`](Self::spread), and [`Error::Setting`](crate::Error::Setting) for a host that does not have the
+    /// Those of [`spread`](Self::spread), and [`Error::Setting`] for a host that does not have the
     /// model's type.
     pub fn offload(self, devices: &[Device], host: &Device) -> Result<Self> {
         Dtype::of(&self).check(host)?;
@@ -60,7 +124,12 @@ impl CausalLm {
         } = self.offloaded.as_ref()?;
         let prefix = format!("{}.", self.blocks_path());
         let home = |(path, _): (String, Vec<usize>)| {
-            let block: usize = path.strip_prefix("blocks.")?.split('.').next()?.parse().ok()?;
+            let block: usize = path
+                .strip_prefix("blocks.")?
+                .split('.')
+                .next()?
+                .parse()
+                .ok()?;
             let path = format!("{prefix}{}", path.strip_prefix("blocks.")?);
             Some((path, devices.get(block)?.clone()))
         };
@@ -159,7 +228,10 @@ impl Copies {
         if let Some(found) = held.take_if(|held| held.key != key) {
             drop(found); // before there are others
         }
-        if let Some(found) = held.as_ref().and_then(|held| held.block.downcast_ref::<B>()) {
+        if let Some(found) = held
+            .as_ref()
+            .and_then(|held| held.block.downcast_ref::<B>())
+        {
             return found.clone();
         }
         let mut bring = Bring {

@@ -64,7 +64,10 @@ impl CausalLm {
             devices: of_blocks.clone().cloned().collect(),
             ..offloaded
         });
-        let host = self.offloaded.as_ref().map(|offloaded| offloaded.host.clone());
+        let host = self
+            .offloaded
+            .as_ref()
+            .map(|offloaded| offloaded.host.clone());
         Ok(self.map(&mut Spread {
             device_of_block: of_blocks
                 .map(|device| host.as_ref().unwrap_or(device))

@@ -65,8 +65,8 @@ where
 
     /// Bytes that were moved to and from hosts so far, if something is offloaded. `u` and `w` may count together.
     pub(super) fn bytes_moved(&self) -> Option<u64> {
-        let [w, u] = [&self.lower, &self.auxiliary]
-            .map(|variable| variable.offloaded().map(Offload::moved));
+        let [w, u] =
+            [&self.lower, &self.auxiliary].map(|variable| variable.offloaded().map(Offload::moved));
         match (w, u) {
             (Some(w), Some(u)) if !w.is(u) => Some(w.bytes() + u.bytes()),
             (w, u) => w.or(u).map(Moved::bytes),

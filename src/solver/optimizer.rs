@@ -187,12 +187,7 @@ impl Optimizer {
 
 impl State {
     /// The state on a device, with what is moved counted.
-    fn carried(
-        self,
-        rule: &dyn DynOptimizer,
-        device: &Device,
-        offload: Option<&Offload>,
-    ) -> Self {
+    fn carried(self, rule: &dyn DynOptimizer, device: &Device, offload: Option<&Offload>) -> Self {
         if self.device == *device {
             return self;
         }

@@ -15,13 +15,14 @@ use crate::files::Checksum;
 use crate::models::CausalLm;
 use crate::{Error, Result};
 
-/// Settings that do not change a run. What is in these folders and files is compared by content.
-const FREE: [&str; 5] = [
+/// Settings that do not change a run, or by rounding only. What is in these folders and files is compared by content.
+const FREE: [&str; 6] = [
     "data",
     "model",
     "tokenizer",
     "checkpoint_steps",
     "checkpoint_minutes",
+    "offload",
 ];
 
 /// What a run was made of. Maps from names to texts, so that differences can be named.

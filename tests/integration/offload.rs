@@ -161,7 +161,10 @@ fn drawn(model: &CausalLm, steps: usize) -> Vec<[Vec<usize>; 2]> {
 fn the_device_holds_the_active_blocks_and_the_bytes_moved_are_those_of_the_frozen_ones() {
     let [device, host] = devices();
     for name in ["gpt2", "gemma2", "llama3"] {
-        let folder = folders("hf").into_iter().find(|f| f.ends_with(name)).unwrap();
+        let folder = folders("hf")
+            .into_iter()
+            .find(|f| f.ends_with(name))
+            .unwrap();
         let model = CausalLm::from_pretrained(&folder, &device).unwrap();
         let model = model.with_differentiation(Differentiation::Blockwise);
         let size = ModelSize::of(&model);

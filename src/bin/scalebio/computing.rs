@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use scalebio::models::Offloading;
 use scalebio::train::{Experiment, ReweightConfig};
 
 use super::console::{print, say};
@@ -21,6 +22,12 @@ pub struct Computing {
     #[arg(long, verbatim_doc_comment, help_heading = COMPUTING)]
     parallel: bool,
 
+    /// Keep in host memory, beside a GPU: frozen (the blocks that LISA does not
+    /// train at present), or frozen,moments (also what the optimizer remembers);
+    /// slower, the same results; metrics.jsonl says how many bytes a step moves
+    #[arg(long, value_name = "WHAT", verbatim_doc_comment, help_heading = COMPUTING)]
+    offload: Option<Offloading>,
+
     /// Start also if the memory that the run will take is not there
     #[arg(long, help_heading = COMPUTING)]
     force: bool,
@@ -32,6 +39,7 @@ impl Computing {
         ReweightConfig {
             blockwise: self.blockwise,
             parallel: self.parallel,
+            offload: self.offload,
             ..settings
         }
     }
@@ -40,13 +48,16 @@ impl Computing {
     pub fn plan(&self, experiment: &Experiment) -> Result<(), Box<dyn Error>> {
         let plan = experiment.plan()?;
         say!("\nmemory as predicted, in MB, beside data and program")?;
-        print(format_args!("{}", table::table(plan.devices(), table::MB)))?;
+        print(format_args!("{}", table::table(&plan, table::MB)))?;
         let device = &experiment.config().device;
-        if !matches!(device.as_str(), "flex" | "ndarray") {
-            return Ok(());
-        }
+        let of_host = plan.host().map_or(0, |host| host.total);
+        let needed = match device.as_str() {
+            "flex" | "ndarray" => of_host + plan.largest(),
+            _ if of_host > 0 => of_host,
+            _ => return Ok(()),
+        };
         if let Some(resident) = memory("/proc/self/status", "VmRSS:") {
-            let peak = resident + plan.largest();
+            let peak = resident + needed;
             say!(
                 "with {} MB of data and program: {} MB",
                 resident / 1_000_000,
@@ -54,10 +65,10 @@ impl Computing {
             )?;
         }
         match memory("/proc/meminfo", "MemAvailable:") {
-            Some(available) if available < plan.largest() && !self.force => Err(format!(
+            Some(available) if available < needed && !self.force => Err(format!(
                 "the run takes {} MB more, as predicted, but this machine has {} MB available; \
                  set a smaller --micro-batch, --lisa-blocks or --dtype bf16, or start with --force",
-                plan.largest() / 1_000_000,
+                needed / 1_000_000,
                 available / 1_000_000
             )
             .into()),
