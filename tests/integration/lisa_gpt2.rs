@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use scalebio::data::{Sample, Source};
 use scalebio::models::{CausalLm, Differentiation, Gpt2Config};
 use scalebio::reweight::{self, Draws, SourceWeights, TokenSources, Validation, WeightedSources};
-use scalebio::{LayerSampler, Lisa, Run, ScaleBio, Step, Update};
+use scalebio::{Bilevel, LayerSampler, Lisa, Run, ScaleBio, Step, Update};
 
 const BLOCKS: usize = 5;
 
@@ -106,16 +106,23 @@ pub fn source(name: &str, step: u32) -> Source {
     }
 }
 
+type Problem = Bilevel<Validation<TokenSources>, WeightedSources<TokenSources>>;
 pub type LanguageRun =
     Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, CausalLm>;
 
-/// A run with uniform weights of two sources, on the device of the model's embedding.
-pub fn start(method: ScaleBio, model: CausalLm) -> LanguageRun {
+/// A problem of two sources, and uniform weights.
+pub fn problem(device: &Device) -> (Problem, SourceWeights) {
     let training = TokenSources::new(vec![source("ones", 1), source("threes", 3)]);
     let validation = TokenSources::new(vec![source("val", 1)]);
     let problem = reweight::problem(Draws::new(training, 4), Draws::new(validation, 4).seed(1));
-    let weights = SourceWeights::uniform(["ones", "threes"], &model.device()).unwrap();
-    method.start(problem.unwrap(), weights, model).unwrap()
+    let weights = SourceWeights::uniform(["ones", "threes"], device).unwrap();
+    (problem.unwrap(), weights)
+}
+
+/// A run of [`problem`] on the device of the model's embedding.
+pub fn start(method: ScaleBio, model: CausalLm) -> LanguageRun {
+    let (problem, weights) = problem(&model.device());
+    method.start(problem, weights, model).unwrap()
 }
 
 fn adamw() -> ScaleBio {

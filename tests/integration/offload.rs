@@ -1,12 +1,16 @@
 //! Frozen blocks in host memory: the same run, less on the device, and a price that is known.
 
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
-use burn::tensor::{Device, Tensor};
-use scalebio::models::{CausalLm, Differentiation, ModelSize, Sampling};
-use scalebio::{LayerSampler, Lisa, Offload, ScaleBio, Step, Update};
+use burn::tensor::{Device, Int, Tensor};
+use scalebio::data::{Sample, TokenBatch};
+use scalebio::models::{CausalLm, Differentiation, Dtype, Gpt2Config, ModelSize, Sampling};
+use scalebio::reweight::SampleLosses;
+use scalebio::{LayerSampler, Lisa, Moments, Offload, ScaleBio, Step, Update};
 
-use crate::blockwise::folders;
-use crate::lisa_gpt2::{LanguageRun, bits, start};
+use crate::blockwise::{folders, read, with_active};
+use crate::lisa_gpt2::{LanguageRun, bits, problem, start};
+
+mod settings;
 
 const STEPS: usize = 10;
 const PERIOD: usize = 3;
@@ -62,7 +66,7 @@ fn with_moments(model: &CausalLm) -> Option<Offload> {
     model.offloaded().map(Offload::moments)
 }
 
-const PLACES: [fn(&CausalLm) -> Option<Offload>; 2] = [CausalLm::offloaded, with_moments];
+pub const PLACES: [fn(&CausalLm) -> Option<Offload>; 2] = [CausalLm::offloaded, with_moments];
 
 /// The promise: for each of the seven checkpoints, wherever moments are, in turn or in parallel, losses, gradients, weights
 /// and models of a run whose frozen blocks are on the host are those of the run without, bit for bit, and the models that
@@ -96,6 +100,24 @@ fn an_offloaded_run_is_the_run_bit_for_bit() {
             }
         }
     }
+}
+
+/// Six steps of a small GPT-2 are those of the device alone, bit for bit, and the device holds the active blocks.
+#[cfg(feature = "wgpu")]
+pub fn check(device: &Device, host: &Device, of: fn(&CausalLm) -> Option<Offload>) {
+    let config = Gpt2Config::new(20, 8, 8, 4, 2);
+    let model = CausalLm::from(config.init(3, device).unwrap());
+    let model = model.with_differentiation(Differentiation::Blockwise);
+    let mut expected = begin(model.clone());
+    let steps = take(&mut expected, 2 * PERIOD);
+    let away = model.offload(std::slice::from_ref(device), host).unwrap();
+    let block = 4 * ModelSize::of(&away).per_block();
+    let mut run = begin(away).offload(of);
+    let found = take(&mut run, 2 * PERIOD);
+    assert_eq!(numbers(&found), numbers(&steps));
+    assert_eq!(end(&run), end(&expected));
+    let held = |run: &LanguageRun| live(run.lower(), device) + live(run.auxiliary(), device);
+    assert_eq!(held(&expected) - held(&run), 2 * 3 * block);
 }
 
 /// The two models generate the same, and have the same bits after they were saved and opened again.
@@ -218,4 +240,170 @@ fn the_device_holds_the_active_blocks_and_the_bytes_moved_are_those_of_the_froze
             }
         }
     }
+}
+
+/// What an offloaded model says of itself is a run's business alone: without the solver's help gradients are those of the
+/// model that is not offloaded, and are where the parameters are. However large the batch, a block is copied twice.
+#[test]
+fn a_block_is_copied_once_a_pass_for_a_batch_of_any_size() {
+    let [device, host] = devices();
+    let blocks = 3;
+    let config = Gpt2Config::new(50, 128, 128, blocks, 2);
+    let model = CausalLm::from(config.init(0, &device).unwrap());
+    let model = model.with_differentiation(Differentiation::Blockwise);
+    let sample = |index: usize| Sample {
+        ids: (0..128 - 3 * index)
+            .map(|i| ((index + i * (i + 3)) % 50) as u32)
+            .collect(),
+        learned: (0..128 - 3 * index).map(|i| i >= index).collect(),
+    };
+    // Eight samples go through a block at a time.
+    for count in [2, 15] {
+        let samples: Vec<_> = (0..count).map(sample).collect();
+        let batch = TokenBatch::new(&samples.iter().collect::<Vec<_>>());
+        let factors: Vec<f64> = (0..count).map(|i| 1.0 - 0.3 * i as f64).collect();
+        for active in [None, Some(1)] {
+            let model = with_active(&model, &|block, _| block.is_none_or(|b| Some(b) == active));
+            let (losses, gradients) = model.differentiate(&batch, &factors).unwrap();
+            let expected = (losses, read(&model, &gradients));
+            let away = model
+                .clone()
+                .offload(std::slice::from_ref(&device), &host)
+                .unwrap();
+            let (losses, gradients) = away.differentiate(&batch, &factors).unwrap();
+            let found = (losses, read(&away, &gradients));
+            assert_eq!(found, expected, "{count} samples, {active:?}");
+            let block = 4 * ModelSize::of(&model).per_block() as u64;
+            let moved = away.offloaded().unwrap().bytes_moved();
+            match active {
+                None => assert_eq!(moved, 2 * blocks as u64 * block),
+                // On tapes, for every eight samples again: the solver brings home what trains.
+                Some(_) => assert!(moved >= 2 * blocks as u64 * block),
+            }
+        }
+    }
+}
+
+/// On the host itself nothing is moved, and the run is the same.
+#[test]
+fn where_the_host_computes_nothing_moves() {
+    let [_, host] = devices();
+    let folder = &folders("hf")[0];
+    let model = CausalLm::from_pretrained(folder, &host).unwrap();
+    for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+        let model = model.clone().cast(dtype).unwrap();
+        let mut expected = begin(model.clone());
+        let steps = take(&mut expected, STEPS);
+        for of in PLACES {
+            let model = model.clone().offload(std::slice::from_ref(&host), &host);
+            let mut run = begin(model.unwrap()).offload(of);
+            let found = take(&mut run, STEPS);
+            assert_eq!(numbers(&found), numbers(&steps));
+            assert_eq!(end(&run), end(&expected));
+            assert!(found.iter().all(|step| step.bytes_moved() == Some(0)));
+        }
+    }
+}
+
+/// Blocks spread over two devices, those that are frozen on a host: the run of the spread model, bit for bit, with each
+/// active block where it is computed. `u` spread the other way round is its own matter.
+#[test]
+fn a_spread_model_can_be_offloaded() {
+    let [one, other] = devices();
+    for name in ["gemma2", "gpt_neox"] {
+        let folder = folders("hf")
+            .into_iter()
+            .find(|f| f.ends_with(name))
+            .unwrap();
+        let both = [one.clone(), other.clone()];
+        let load = || CausalLm::from_pretrained(&folder, &one).unwrap();
+        let mut expected = begin(load().spread(&both).unwrap());
+        let steps = take(&mut expected, STEPS);
+        // A block on the host that is also a device is not copied for it.
+        for host in [&one, &other] {
+            for of in PLACES {
+                let mut run = begin(load().offload(&both, host).unwrap()).offload(of);
+                let found = take(&mut run, STEPS);
+                assert_eq!(numbers(&found), numbers(&steps), "{name}, {host:?}");
+                assert_eq!(end(&run), end(&expected), "{name}, {host:?}");
+                assert!(found.iter().all(|step| step.bytes_moved() > Some(0)));
+            }
+        }
+        // Spread anew, it stays offloaded: blocks are on the host, and computed where they now belong.
+        let moved = load().offload(&both, &other).unwrap();
+        let moved = moved.spread(std::slice::from_ref(&one)).unwrap();
+        let blocks = 4 * ModelSize::of(&moved).per_block() * ModelSize::of(&moved).blocks();
+        assert_eq!(live(&moved, &other), blocks, "{name}");
+        let home = load();
+        let (ids, mask) = ids(&one);
+        let expected = home.logits(ids.clone(), mask.clone()).into_data();
+        assert_eq!(moved.logits(ids, mask).into_data(), expected, "{name}");
+    }
+}
+
+fn ids(device: &Device) -> (Tensor<2, Int>, Tensor<2, Int>) {
+    let ids = Tensor::from_data([[1, 4, 2, 7, 3], [2, 2, 9, 1, 0]], device);
+    (ids, Tensor::ones([2, 5], device))
+}
+
+/// A run that is stopped and resumed moves the bytes and has the bits of one that was not, whether moments of frozen blocks
+/// are dropped or kept, and wherever they are.
+#[test]
+fn an_offloaded_run_resumes_bit_for_bit() {
+    let [device, host] = devices();
+    let folder = folders("hf")
+        .into_iter()
+        .find(|f| f.ends_with("llama3"))
+        .unwrap();
+    let model = || {
+        let model = CausalLm::from_pretrained(&folder, &host).unwrap();
+        model.offload(std::slice::from_ref(&device), &host).unwrap()
+    };
+    for moments in [Moments::Reset, Moments::Keep] {
+        for of in PLACES {
+            let method = || method(&model()).moments(moments);
+            let mut whole = start(method(), model()).offload(of);
+            let steps = take(&mut whole, STEPS);
+            for at in [0, 1, PERIOD, STEPS - 2] {
+                let folder = tempfile::tempdir().unwrap();
+                let mut run = start(method(), model()).offload(of);
+                let mut found = take(&mut run, at);
+                run.checkpoint(folder.path()).unwrap();
+                drop(run);
+                let (problem, weights) = problem(&device);
+                let run = method().resume(folder.path(), problem, weights, model());
+                let mut run = run.unwrap().offload(of);
+                found.extend(take(&mut run, STEPS - at));
+                assert_eq!(found, steps, "{moments:?}, at {at}");
+                assert_eq!(end(&run), end(&whole), "{moments:?}, at {at}");
+                let held = [&device, &host].map(|device| run.bytes_on(device));
+                let expected = [&device, &host].map(|device| whole.bytes_on(device));
+                assert_eq!(held, expected, "{moments:?}, at {at}");
+            }
+        }
+    }
+}
+
+/// Where all layers train, all go to the device at the first step and stay.
+#[test]
+fn what_trains_at_every_step_is_moved_once() {
+    let [device, host] = devices();
+    let load = || CausalLm::from_pretrained(&folders("hf")[1], &device).unwrap();
+    let method = || ScaleBio::new(Update::adamw(1e-2), Update::sgd(1e-3));
+    let model = load().with_differentiation(Differentiation::Blockwise);
+    let mut expected = start(method(), model.clone());
+    let steps = take(&mut expected, 3);
+    let away = model.offload(std::slice::from_ref(&device), &host).unwrap();
+    let size = ModelSize::of(&away);
+    let mut run = start(method(), away).offload(with_moments);
+    let found = take(&mut run, 3);
+    assert_eq!(numbers(&found), numbers(&steps));
+    assert_eq!(end(&run), end(&expected));
+    let blocks = (2 * 4 * size.blocks() * size.per_block()) as u64;
+    let moved: Vec<_> = found
+        .iter()
+        .map(|step| step.bytes_moved().unwrap())
+        .collect();
+    assert_eq!(moved, [blocks, 0, 0]);
+    assert_eq!(run.bytes_on(&host), 0);
 }
