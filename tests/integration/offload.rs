@@ -55,11 +55,13 @@ fn numbers(steps: &[Step]) -> Vec<u64> {
     numbers.map(f64::to_bits).collect()
 }
 
+type Bits = Vec<(String, Vec<u32>)>;
+
 /// The end of a run, bit by bit.
-fn end(run: &LanguageRun) -> (Vec<u64>, Vec<Vec<(String, Vec<u32>)>>) {
+fn end(run: &LanguageRun) -> (Vec<u64>, [Bits; 2]) {
     let logits = run.upper().logit_values();
-    let logits = logits.into_iter().map(|x| f64::from(x).to_bits()).collect();
-    (logits, vec![bits(run.lower()), bits(run.auxiliary())])
+    let logits = logits.into_iter().map(f64::to_bits).collect();
+    (logits, [bits(run.lower()), bits(run.auxiliary())])
 }
 
 fn with_moments(model: &CausalLm) -> Option<Offload> {
@@ -222,10 +224,9 @@ fn the_device_holds_the_active_blocks_and_the_bytes_moved_are_those_of_the_froze
                 // Three gradients, two of w and one of u.
                 let mut expected = 3 * 2 * frozen / 2;
                 let mut returning = 0;
-                for variable in 0..2 {
-                    let now = &draws[step][variable];
-                    let before = step.checked_sub(1).map(|step| &draws[step][variable]);
-                    let is_new = before != Some(now);
+                let before = step.checked_sub(1).map(|step| &draws[step]);
+                for (variable, now) in draws[step].iter().enumerate() {
+                    let is_new = before.is_none_or(|before| before[variable] != *now);
                     // The first draw finds all blocks on the host.
                     expected += block * (usize::from(is_new) + usize::from(is_new && step > 0));
                     if step > 0 {
