@@ -16,11 +16,12 @@ where
 {
     /// Keeps parameters of `u` and `w` on a host while they are frozen, and brings them to their device for the steps in
     /// which they train, as `of` says of each variable. The device then holds the active blocks; the price of it is
-    /// [`Step::bytes_moved`]. Results are the same, bit for bit. Nothing is moved before the first step.
+    /// [`Step::bytes_moved`](crate::Step::bytes_moved). Parameters and moments that went and came back are the same, bit for
+    /// bit. Nothing is moved before the first step of a run.
     ///
     /// The module must be able to compute with parameters on the host, as language models after
     /// `CausalLm::offload` are; for those `of` is `CausalLm::offloaded`. Without a
-    /// [layer sampler](ScaleBio::layers) everything trains, and nothing stays on the host but what was frozen from the
+    /// [layer sampler](crate::ScaleBio::layers) everything trains, and nothing stays on the host but what was frozen from the
     /// start.
     ///
     /// # Example
