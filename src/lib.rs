@@ -52,6 +52,7 @@
 //! | [`ScaleBio`], [`Update`], [`Schedule`], [`Penalty`] | hyper-parameters |
 //! | [`Run`], [`Step`], [`Solution`] | the run, an iterator over its steps; its checkpoints (`Run::checkpoint`, `ScaleBio::resume`) |
 //! | [`LayerSampler`], [`AllLayers`], [`Lisa`] | which layers train at which step |
+//! | [`Offload`] | frozen parameters in host memory |
 //! | [`Minibatches`] | seeded draws from a finite sum, that resume from one number |
 //! | [`methods`] | the bilevel methods of the field behind one trait: F2SA, BOME, SAMA, SOBA and others |
 //! | [`reweight`] | source weights over any model with a loss a sample |
@@ -107,6 +108,7 @@ mod kernels;
 pub mod methods;
 #[cfg(feature = "llm")]
 pub mod models;
+mod offload;
 mod problem;
 #[cfg(feature = "problems")]
 pub mod problems;
@@ -119,6 +121,7 @@ pub mod train;
 
 pub use device::device;
 pub use error::{Error, Result};
+pub use offload::Offload;
 pub use problem::{Bilevel, Gradients, LowerObjective, Slot, UpperObjective};
 pub use sampler::{ActiveLayers, AllLayers, LayerSampler, Lisa, Minibatch, Minibatches, Order};
 pub use solver::{Moments, Penalty, PerVariable, Run, ScaleBio, Schedule, Solution, Step, Update};

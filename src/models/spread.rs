@@ -1,11 +1,13 @@
 //! One model on several devices.
 
+use std::iter::repeat_n;
+
 use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{Device, Tensor},
 };
 
-use super::{CausalLm, dtype::Dtype, network::moved};
+use super::{CausalLm, dtype::Dtype, network::moved, offload::Offloaded};
 use crate::error::{Error, Result};
 
 impl CausalLm {
@@ -16,6 +18,8 @@ impl CausalLm {
     /// Hidden states and their gradients are handed on from device to device; the results are those of one device up to
     /// rounding. [`MemoryPlan`](super::MemoryPlan) with [`Placement::Spread`](super::Placement::Spread) says what this takes
     /// on each.
+    ///
+    /// Blocks of a model that is [offloaded](Self::offload) stay on the host, and are computed on these devices.
     ///
     /// # Errors
     /// [`Error::Setting`] for no device, more devices than blocks, and a device that does not have the model's type.
@@ -31,10 +35,15 @@ impl CausalLm {
     /// # Ok::<(), scalebio::Error>(())
     /// ```
     pub fn spread(self, devices: &[Device]) -> Result<Self> {
-        let (blocks, count) = (self.network().blocks(), devices.len().max(1));
-        let run = |index| blocks * (index + 1) / count - blocks * index / count;
-        let runs: Vec<usize> = (0..devices.len()).map(run).collect();
+        let runs = self.equal_runs(devices.len());
         self.spread_in_runs(devices, &runs)
+    }
+
+    /// The blocks of each of so many devices, about equally many.
+    pub(super) fn equal_runs(&self, devices: usize) -> Vec<usize> {
+        let blocks = self.network().blocks();
+        let run = |index| blocks * (index + 1) / devices - blocks * index / devices;
+        (0..devices).map(run).collect()
     }
 
     /// The model as by [`spread`](Self::spread), with `runs[k]` blocks on device `k`: those of
@@ -43,6 +52,17 @@ impl CausalLm {
     /// # Errors
     /// Those of [`spread`](Self::spread), and runs that are not one a device, of a block at least, all blocks together.
     pub fn spread_in_runs(self, devices: &[Device], runs: &[usize]) -> Result<Self> {
+        let offloaded = self.offloaded.clone();
+        self.place(devices, runs, offloaded)
+    }
+
+    /// The model on these devices, but for blocks that are offloaded.
+    pub(super) fn place(
+        mut self,
+        devices: &[Device],
+        runs: &[usize],
+        offloaded: Option<Offloaded>,
+    ) -> Result<Self> {
         let blocks = self.network().blocks();
         if !(1..=blocks).contains(&devices.len()) {
             return Err(Error::setting(
@@ -68,11 +88,19 @@ impl CausalLm {
         let paths = self.parameters();
         let tied = !paths.iter().any(|(path, _)| path.starts_with("lm_head."));
         let prefix = format!("{}.", self.blocks_path());
+        let runs = devices.iter().zip(runs);
+        let of_blocks = runs.flat_map(|(device, &run)| repeat_n(device, run));
+        self.offloaded = offloaded.map(|offloaded| Offloaded {
+            devices: of_blocks.clone().cloned().collect(),
+            ..offloaded
+        });
+        let host = self
+            .offloaded
+            .as_ref()
+            .map(|offloaded| offloaded.host.clone());
         Ok(self.map(&mut Spread {
-            device_of_block: devices
-                .iter()
-                .zip(runs)
-                .flat_map(|(device, &run)| std::iter::repeat_n(device, run))
+            device_of_block: of_blocks
+                .map(|device| host.as_ref().unwrap_or(device))
                 .collect(),
             before: &devices[0],
             after: if tied {

@@ -6,6 +6,7 @@ mod checkpoint;
 #[cfg(feature = "llm")]
 mod direction;
 pub(crate) mod gradients;
+mod offload;
 mod optimizer;
 mod penalty;
 mod precondition;

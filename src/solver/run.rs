@@ -144,6 +144,7 @@ where
         // One draw of the lower objective, which u and w share, and an independent one of the upper.
         let lower_draw = drawn(self.problem.lower.sample()?, k, "lower objective")?;
         let upper_draw = drawn(self.problem.upper.sample()?, k, "upper objective")?;
+        let moved = self.bytes_moved();
         self.draw_layers(k);
 
         let (x, w, u) = (
@@ -181,7 +182,7 @@ where
             lower: global_norm(w, &of_w),
             auxiliary: global_norm(u, &of_u),
         };
-        let step = Step {
+        let mut step = Step {
             index: k,
             penalty: alpha,
             rates,
@@ -193,6 +194,7 @@ where
             lower_parts: g_w.parts,
             auxiliary_parts: g_u.parts,
             gradient_calls: 3,
+            bytes_moved: None,
         };
         step.check_finite()?;
 
@@ -204,6 +206,8 @@ where
         self.upper.step(rates.upper, of_x);
         self.steps += 1;
         self.reach += rates.upper;
+        let after = self.bytes_moved();
+        step.bytes_moved = after.zip(moved).map(|(after, before)| after - before);
         Ok(step)
     }
 
@@ -222,6 +226,9 @@ where
             let keep = self.method.moments == Moments::Keep;
             self.lower.activate(&active.lower, keep);
             self.auxiliary.activate(&active.auxiliary, keep);
+        } else if k == 0 {
+            self.lower.settle();
+            self.auxiliary.settle();
         }
     }
 

@@ -34,6 +34,7 @@ pub struct Step {
     pub(crate) lower_parts: Vec<f64>,
     pub(crate) auxiliary_parts: Vec<f64>,
     pub(crate) gradient_calls: usize,
+    pub(crate) bytes_moved: Option<u64>,
 }
 
 impl Step {
@@ -51,6 +52,7 @@ impl Step {
             lower_parts: Vec::new(),
             auxiliary_parts: Vec::new(),
             gradient_calls: 0,
+            bytes_moved: None,
         }
     }
 
@@ -132,6 +134,12 @@ impl Step {
     /// Number of gradients that the step took: of one objective at one point, over all its micro-batches.
     pub fn gradient_calls(&self) -> usize {
         self.gradient_calls
+    }
+
+    /// Bytes that the step moved between host memory and the devices that compute, both ways: parameters, and moments and
+    /// masters if these are kept on the host. `None` for a run without [`Run::offload`](crate::Run::offload).
+    pub fn bytes_moved(&self) -> Option<u64> {
+        self.bytes_moved
     }
 
     /// The lower objective's [`parts`](crate::Gradients::parts) at `u`.

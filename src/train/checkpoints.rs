@@ -16,7 +16,7 @@ use crate::models::CausalLm;
 use crate::{Error, Result};
 
 /// Settings that do not change a run, or by rounding only. What is in folders and files is compared by content.
-const FREE: [&str; 9] = [
+const FREE: [&str; 10] = [
     "data",
     "model",
     "tokenizer",
@@ -26,6 +26,7 @@ const FREE: [&str; 9] = [
     "device_memory",
     "checkpoint_steps",
     "checkpoint_minutes",
+    "offload",
 ];
 
 /// What a run was made of. Maps from names to texts, so that differences can be named.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::placement::PlacementKind;
 use super::stability::Stability;
-use crate::models::Dtype;
+use crate::models::{Dtype, Offloading, one_tape};
 use crate::solver::{ScaleBio, Update};
 use crate::{Error, Result};
 
@@ -86,6 +86,11 @@ pub struct ReweightConfig {
     /// never. Default: 15, which is what an end of the process without notice costs at most.
     #[serde(default = "checkpoint_minutes")]
     pub checkpoint_minutes: Option<f64>,
+    /// What waits in the memory of the host (the device `flex`) beside the device that computes: it takes
+    /// `lisa_blocks`, and gradients that are not on one tape; see [`CausalLm::offload`](crate::models::CausalLm::offload). Results are the
+    /// same up to rounding. Default: nothing.
+    #[serde(default)]
+    pub offload: Option<Offloading>,
     /// When the run stops, what the weights are pulled to, their floor and average. Default: nothing of it.
     #[serde(flatten)]
     pub stability: Stability,
@@ -123,6 +128,7 @@ impl ReweightConfig {
             device_memory: None,
             checkpoint_steps: None,
             checkpoint_minutes: checkpoint_minutes(),
+            offload: None,
             stability: Stability::default(),
         }
     }
@@ -187,6 +193,19 @@ impl ReweightConfig {
                 "greater than 0",
                 "without any, the run has checkpoints by steps or none",
             ));
+        }
+        if let Some(offload) = self.offload {
+            if self.lisa_blocks.is_none() {
+                return Err(Error::setting(
+                    "offload",
+                    format!("{offload} without lisa-blocks"),
+                    "a run in which blocks are frozen",
+                    "set lisa-blocks, the number of blocks that train at a time",
+                ));
+            }
+            if self.blockwise == Some(false) {
+                return Err(one_tape());
+            }
         }
         self.stability.validate(self.steps)?;
         self.lower()

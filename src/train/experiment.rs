@@ -21,6 +21,8 @@ use crate::sampler::{LayerSampler, Lisa};
 
 /// Tokens of the vocabulary that is trained on the sources if no tokenizer is given.
 pub(super) const VOCABULARY: usize = 1024;
+/// The device whose memory is the host's.
+const HOST: &str = "flex";
 /// Width, blocks and heads of the model from scratch.
 const WIDTH: usize = 128;
 const BLOCKS: usize = 2;
@@ -127,7 +129,17 @@ impl Experiment {
     fn loaded(&self, device: &Device) -> Result<CausalLm> {
         let (folder, length) = (self.config.model.as_deref(), self.config.max_length);
         let (seed, dtype) = (self.config.seed, self.config.dtype);
-        let model = base_model(folder, &self.tokenizer, length, seed, dtype, device)?;
+        let host = match self.config.offload {
+            Some(_) => Some(crate::device(HOST)?.autodiff()),
+            None => None,
+        };
+        // A model that is larger than the device is opened where its blocks will wait.
+        let opened_on = host.as_ref().unwrap_or(device);
+        let model = base_model(folder, &self.tokenizer, length, seed, dtype, opened_on)?;
+        let model = match &host {
+            Some(host) => model.offload(std::slice::from_ref(device), host)?,
+            None => model,
+        };
         let how = self.config.blockwise.map(|blockwise| match blockwise {
             true => Differentiation::Blockwise,
             false => Differentiation::Plain,
@@ -206,6 +218,7 @@ impl Experiment {
             draws: Some(config.steps.div_ceil(config.lisa_period.max(1))),
             blockwise: config.blockwise,
             concurrent: config.parallel,
+            offload: config.offload,
             ..PlanConfig::default()
         }
     }

@@ -211,6 +211,8 @@ pub(super) struct Metrics<'a> {
     lr_auxiliary: f64,
     seconds: f64,
     tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_moved: Option<u64>,
 }
 
 impl<'a> Metrics<'a> {
@@ -253,6 +255,7 @@ impl<'a> Metrics<'a> {
             lr_auxiliary: rates.auxiliary,
             seconds,
             tokens,
+            bytes_moved: step.bytes_moved(),
         }
     }
 }

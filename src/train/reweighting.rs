@@ -7,7 +7,7 @@ use super::checkpoints::{History, Note, Origin, Schedule};
 use super::experiment::Experiment;
 use super::log::{AverageReport, CHECKPOINTS, Metrics, RunFolder, Status, WeightsReport};
 use super::stability::Stability;
-use crate::models::{CausalLm, Placement};
+use crate::models::{CausalLm, Offloading, Placement};
 use crate::reweight::{self, SourceWeights, TokenSources, Validation, WeightedSources};
 use crate::solver::{Checkpoint, Run, ScaleBio, Step};
 use crate::{Bilevel, Error, Result};
@@ -123,6 +123,19 @@ impl Reweighting {
         let (config, sources) = (experiment.config(), experiment.sources());
         if config.parallel || matches!(experiment.placement()?, Placement::Apart(_)) {
             run = run.in_parallel();
+        }
+        if let Some(offloading) = config.offload {
+            let with_moments = offloading == Offloading::FrozenAndMoments;
+            run = run.offload(|model| {
+                let offload = model.offloaded();
+                offload.map(|offload| {
+                    if with_moments {
+                        offload.moments()
+                    } else {
+                        offload
+                    }
+                })
+            });
         }
         let reweighting = Self {
             schedule: Schedule::new(config, run.steps()),

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use scalebio::models::Placement;
+use scalebio::models::{Offloading, Placement};
 use scalebio::train::{Experiment, PlacementKind, ReweightConfig};
 
 use super::console::{print, say};
@@ -36,6 +36,12 @@ pub struct Computing {
     #[arg(long, value_name = "GB", help_heading = COMPUTING, requires = "devices")]
     device_memory: Option<f64>,
 
+    /// Keep in host memory, beside a GPU: frozen (the blocks that LISA does not
+    /// train at present), or frozen,moments (also what the optimizer remembers);
+    /// slower, the same results; metrics.jsonl says how many bytes a step moves
+    #[arg(long, value_name = "WHAT", verbatim_doc_comment, help_heading = COMPUTING)]
+    offload: Option<Offloading>,
+
     /// Start also if the memory that the run will take is not there
     #[arg(long, help_heading = COMPUTING)]
     force: bool,
@@ -47,6 +53,7 @@ impl Computing {
         ReweightConfig {
             blockwise: self.blockwise,
             parallel: self.parallel,
+            offload: self.offload,
             ..self.placed(settings)
         }
     }
@@ -66,7 +73,7 @@ impl Computing {
     pub fn plan(&self, experiment: &Experiment) -> Result<(), Box<dyn Error>> {
         let (plan, config) = (experiment.plan()?, experiment.config());
         say!("\nmemory as predicted, in MB, beside data and program")?;
-        print(format_args!("{}", table::table(plan.devices(), table::MB)))?;
+        print(format_args!("{}", table::table(&plan, table::MB)))?;
         let names = config.device_names();
         describe(experiment.placement()?, &names)?;
 
@@ -86,6 +93,7 @@ impl Computing {
         let on_cpu = |(name, _): &(&&str, _)| matches!(**name, "flex" | "ndarray");
         let here = names.iter().zip(plan.devices()).filter(on_cpu);
         let here: u64 = here.map(|(_, device)| device.total).sum();
+        let here = here + plan.host().map_or(0, |host| host.total);
         if here == 0 {
             return Ok(());
         }

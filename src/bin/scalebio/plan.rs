@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use scalebio::models::{Dtype, MemoryPlan, ModelSize, Placement, PlanConfig};
+use scalebio::models::{Dtype, MemoryPlan, ModelSize, Offloading, Placement, PlanConfig};
 
 use super::config::is_flags;
 use super::console::{print, say};
@@ -122,6 +122,11 @@ pub struct Args {
         conflicts_with = "placement"
     )]
     device_memory: Option<f64>,
+
+    /// Keep in host memory: frozen (the blocks that do not train), or
+    /// frozen,moments (also what the optimizer remembers)
+    #[arg(long, value_name = "WHAT", verbatim_doc_comment)]
+    offload: Option<Offloading>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -155,7 +160,7 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     };
     let name = if unit == GB { "GB" } else { "MB" };
     say!("{name} on each device, beside the program, its data and the driver")?;
-    print(format_args!("{}", table::table(plan.devices(), unit)))?;
+    print(format_args!("{}", table::table(&plan, unit)))?;
     Ok(())
 }
 
@@ -309,6 +314,7 @@ impl Args {
             concurrent: self.concurrent,
             auxiliary: !self.without_u,
             placement,
+            offload: self.offload,
         }
     }
 

@@ -54,6 +54,7 @@ const SETTINGS: &[&str] = &[
     "clip",
     "blockwise",
     "parallel",
+    "offload",
     "stop_below",
     "stop_window",
     "pull",
