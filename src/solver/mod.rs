@@ -9,6 +9,7 @@ pub(crate) mod gradients;
 mod optimizer;
 mod penalty;
 mod precondition;
+mod ranks;
 mod run;
 mod scalebio;
 mod schedule;

@@ -34,6 +34,7 @@ pub struct Step {
     pub(crate) lower_parts: Vec<f64>,
     pub(crate) auxiliary_parts: Vec<f64>,
     pub(crate) gradient_calls: usize,
+    pub(crate) collective_bytes: u64,
 }
 
 impl Step {
@@ -51,6 +52,7 @@ impl Step {
             lower_parts: Vec::new(),
             auxiliary_parts: Vec::new(),
             gradient_calls: 0,
+            collective_bytes: 0,
         }
     }
 
@@ -132,6 +134,13 @@ impl Step {
     /// Number of gradients that the step took: of one objective at one point, over all its micro-batches.
     pub fn gradient_calls(&self) -> usize {
         self.gradient_calls
+    }
+
+    /// Bytes that this rank handed to the [collective](crate::collective) in this step: its gradients of the parameters of
+    /// `w` and `u` that train, 4 bytes a number (8 in float64), three gradients of `x`, and some hundred bytes of losses and
+    /// checksums. 0 for a run that is alone.
+    pub fn collective_bytes(&self) -> u64 {
+        self.collective_bytes
     }
 
     /// The lower objective's [`parts`](crate::Gradients::parts) at `u`.
