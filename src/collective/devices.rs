@@ -50,12 +50,19 @@ impl Collective for CudaDevices {
     fn sum(&mut self, tensor: Tensor<1>) -> Result<Tensor<1>> {
         let own = &self.devices[self.rank()];
         let found = tensor.device();
-        let outcome = if found == *own { Vec::new() } else { format!("{found:?}").into_bytes() };
+        let outcome = if found == *own {
+            Vec::new()
+        } else {
+            format!("{found:?}").into_bytes()
+        };
         // All meet also if one is wrong, so that none waits.
         for (rank, found) in self.threads.exchange(&outcome)?.iter().enumerate() {
             if !found.is_empty() {
                 let found = String::from_utf8_lossy(found);
-                let message = format!("its gradients are on {found}, but its device is {:?}", self.devices[rank]);
+                let message = format!(
+                    "its gradients are on {found}, but its device is {:?}",
+                    self.devices[rank]
+                );
                 return Err(Error::Rank { rank, message });
             }
         }

@@ -126,12 +126,22 @@ impl Numbers {
             other => {
                 let allowed = "float32 or float64";
                 let remedy = "widen numbers in half precision before they are summed";
-                return Err(Error::setting("sum over ranks", format!("{other:?}"), allowed, remedy));
+                return Err(Error::setting(
+                    "sum over ranks",
+                    format!("{other:?}"),
+                    allowed,
+                    remedy,
+                ));
             }
         };
         numbers.ok_or_else(|| {
             let given = "a tensor whose data cannot be read";
-            Error::setting("sum over ranks", given, "float32 or float64", "please report it")
+            Error::setting(
+                "sum over ranks",
+                given,
+                "float32 or float64",
+                "please report it",
+            )
         })
     }
 

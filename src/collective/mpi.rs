@@ -101,7 +101,12 @@ impl Mpi {
         let answer = sent.ok().and_then(|()| answer.recv().ok());
         answer.unwrap_or_else(|| {
             let remedy = "end the run after the first error";
-            Err(Error::setting("Mpi", "used after its end", "a job that goes on", remedy))
+            Err(Error::setting(
+                "Mpi",
+                "used after its end",
+                "a job that goes on",
+                remedy,
+            ))
         })
     }
 }
@@ -184,7 +189,11 @@ impl Server {
         lengths.iter().map(of_rank).collect()
     }
 
-    fn sum<T: Equivalence + Clone + Default, R>(&self, own: &[T], reply: &Sender<Result<R>>) -> Vec<T> {
+    fn sum<T: Equivalence + Clone + Default, R>(
+        &self,
+        own: &[T],
+        reply: &Sender<Result<R>>,
+    ) -> Vec<T> {
         let mut sum = vec![T::default(); own.len()];
         for (own, sum) in own.chunks(PIECE).zip(sum.chunks_mut(PIECE)) {
             scope(|scope| {
@@ -198,7 +207,11 @@ impl Server {
 
     /// Waits for the other ranks: awake at first, since they are mostly near, then with short sleeps, since they may share
     /// the cores.
-    fn wait<'a, D: ?Sized, S: Scope<'a>, R>(&self, request: Request<'a, D, S>, reply: &Sender<Result<R>>) {
+    fn wait<'a, D: ?Sized, S: Scope<'a>, R>(
+        &self,
+        request: Request<'a, D, S>,
+        reply: &Sender<Result<R>>,
+    ) {
         const AWAKE: Duration = Duration::from_micros(200);
         const SLEEP: Duration = Duration::from_micros(100);
         let started = Instant::now();

@@ -70,7 +70,12 @@ impl Ranks {
             Err(error) => {
                 self.gather(Err(error))?;
                 let given = "a failure that the collective lost";
-                Err(Error::setting("collective", given, "all bytes of all ranks", "see `Collective::exchange`"))
+                Err(Error::setting(
+                    "collective",
+                    given,
+                    "all bytes of all ranks",
+                    "see `Collective::exchange`",
+                ))
             }
         }
     }
@@ -104,7 +109,8 @@ impl Ranks {
         let nothing = "nothing".to_owned();
         for (rank, other) in (1..).zip(others) {
             for name in first.keys().chain(other.keys()) {
-                let [first, other] = [first, other].map(|facts| facts.get(name).unwrap_or(&nothing));
+                let [first, other] =
+                    [first, other].map(|facts| facts.get(name).unwrap_or(&nothing));
                 if first != other {
                     let what = format!("{name} is {other} on rank {rank}, but {first} on rank 0");
                     return Err(Error::Disagreement { what });
@@ -125,7 +131,9 @@ impl Ranks {
         }
         let (own, said) = match outcome {
             Ok(bytes) => (None, [&[DONE], &*bytes].concat()),
-            Err(error @ (Error::Rank { .. } | Error::Disagreement { .. } | Error::Timeout { .. })) => {
+            Err(
+                error @ (Error::Rank { .. } | Error::Disagreement { .. } | Error::Timeout { .. }),
+            ) => {
                 return Err(error);
             }
             Err(error) => {
@@ -139,11 +147,14 @@ impl Ranks {
             (Err(_), Some(own)) => return Err(own),
             (Err(error), None) => return Err(error),
         };
-        let outcomes = said.into_iter().enumerate().map(|(rank, said)| match said.split_first() {
-            Some((&DONE, bytes)) => Ok(bytes.to_vec()),
-            Some((_, message)) => Err(failure(rank, &String::from_utf8_lossy(message))),
-            None => Err(failure(rank, "it said nothing")),
-        });
+        let outcomes = said
+            .into_iter()
+            .enumerate()
+            .map(|(rank, said)| match said.split_first() {
+                Some((&DONE, bytes)) => Ok(bytes.to_vec()),
+                Some((_, message)) => Err(failure(rank, &String::from_utf8_lossy(message))),
+                None => Err(failure(rank, "it said nothing")),
+            });
         outcomes.collect()
     }
 
@@ -192,5 +203,7 @@ fn read_facts(mut bytes: &[u8]) -> BTreeMap<String, String> {
         bytes = rest;
     }
     let pairs = texts.chunks_exact(2);
-    pairs.map(|pair| (pair[0].clone(), pair[1].clone())).collect()
+    pairs
+        .map(|pair| (pair[0].clone(), pair[1].clone()))
+        .collect()
 }

@@ -51,7 +51,12 @@ impl Threads {
     pub fn new(ranks: usize, timeout: Duration) -> Result<Vec<Self>> {
         check_timeout(timeout)?;
         if ranks == 0 {
-            return Err(Error::setting("ranks", 0, "at least 1", "1 for a run that is alone"));
+            return Err(Error::setting(
+                "ranks",
+                0,
+                "at least 1",
+                "1 for a run that is alone",
+            ));
         }
         let room = Arc::new(Room {
             meeting: Mutex::new(Meeting {
@@ -76,7 +81,11 @@ impl Threads {
         let number = meeting.number;
         meeting.brought[self.rank] = Some(parcel);
         if meeting.brought.iter().all(Option::is_some) {
-            meeting.last = meeting.brought.iter_mut().filter_map(Option::take).collect();
+            meeting.last = meeting
+                .brought
+                .iter_mut()
+                .filter_map(Option::take)
+                .collect();
             meeting.number += 1;
             self.room.changed.notify_all();
             return Ok(Arc::clone(&meeting.last));
@@ -166,6 +175,7 @@ fn add<T: Copy + std::ops::AddAssign>(sum: &mut [T], other: &[T]) -> Result<()> 
 
 fn mixed() -> Error {
     Error::Disagreement {
-        what: "they call different methods of the collective, or sum tensors of different sizes".to_owned(),
+        what: "they call different methods of the collective, or sum tensors of different sizes"
+            .to_owned(),
     }
 }

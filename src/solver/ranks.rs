@@ -205,7 +205,11 @@ impl Report {
 }
 
 /// An error if what should be equal is not.
-fn differing<T: PartialEq>(reports: &[Report], what: &str, of: impl Fn(&Report) -> T) -> Result<()> {
+fn differing<T: PartialEq>(
+    reports: &[Report],
+    what: &str,
+    of: impl Fn(&Report) -> T,
+) -> Result<()> {
     let mut others = reports.iter().enumerate().skip(1);
     match others.find(|(_, report)| of(report) != of(&reports[0])) {
         None => Ok(()),
@@ -303,7 +307,8 @@ impl<'a> Buckets<'a> {
     /// Adds a row, `present` on some rank: zeros where it is not present on this one.
     fn add(&mut self, row: Flat, present: bool) -> Result<()> {
         let index = self.sums.len();
-        self.sums.push((Vec::new(), present.then(|| row.device.clone())));
+        self.sums
+            .push((Vec::new(), present.then(|| row.device.clone())));
         if !present {
             return Ok(());
         }
@@ -317,7 +322,8 @@ impl<'a> Buckets<'a> {
         let mut start = 0;
         while start < numbers {
             let end = numbers.min(start + BUCKET - self.filled);
-            self.bucket.push((index, gradient.clone().slice([start..end])));
+            self.bucket
+                .push((index, gradient.clone().slice([start..end])));
             self.filled += end - start;
             start = end;
             if self.filled == BUCKET {

@@ -248,7 +248,11 @@ impl Reweighting {
             self.run.lower().save_pretrained(&folder, SHARD)?;
             experiment.tokenizer().save(folder.join("tokenizer.json"))
         };
-        let saved = if self.ranks.is_first() { save() } else { Ok(()) };
+        let saved = if self.ranks.is_first() {
+            save()
+        } else {
+            Ok(())
+        };
         self.ranks.together(saved)?;
         Ok(folder)
     }
@@ -273,9 +277,11 @@ impl Reweighting {
         let due = self.ranks.is_first() && self.schedule.is_due(self.run.steps());
         let said = [&[u8::from(due)], &tokens.to_le_bytes()[..]].concat();
         let said = self.ranks.gather(Ok(said))?;
-        let tokens = said.iter().filter_map(|said| said[1..].try_into().ok());
-        let tokens = tokens.map(u64::from_le_bytes).sum();
-        Ok((tokens, said.iter().any(|said| said[0] == 1)))
+        let said = said.iter().filter_map(|said| said.split_first());
+        Ok(said.fold((0, false), |(sum, due), (&first, tokens)| {
+            let tokens = tokens.try_into().map_or(0, u64::from_le_bytes);
+            (sum + tokens, due || first == 1)
+        }))
     }
 
     fn log(&mut self, step: &Step, started: Instant, tokens: u64) -> Result<()> {

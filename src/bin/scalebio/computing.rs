@@ -1,6 +1,7 @@
 //! The flags for memory and speed of learning source weights, and the memory that they lead to.
 
 use std::error::Error;
+use std::time::Duration;
 
 use scalebio::train::{Experiment, ReweightConfig};
 
@@ -21,6 +22,11 @@ pub struct Computing {
     #[arg(long, verbatim_doc_comment, help_heading = COMPUTING)]
     parallel: bool,
 
+    /// Under mpirun: seconds after which a rank that waits for the others ends the run;
+    /// more than the slowest step and the writing of a checkpoint take
+    #[arg(long, value_name = "SECONDS", verbatim_doc_comment, help_heading = COMPUTING, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    rank_timeout: u64,
+
     /// Start also if the memory that the run will take is not there
     #[arg(long, help_heading = COMPUTING)]
     force: bool,
@@ -36,8 +42,14 @@ impl Computing {
         }
     }
 
-    /// Prints how much memory the run will take, and refuses what this machine does not have. What a GPU has is not known.
-    pub fn plan(&self, experiment: &Experiment) -> Result<(), Box<dyn Error>> {
+    /// How long a rank waits for the others.
+    pub fn rank_timeout(&self) -> Duration {
+        Duration::from_secs(self.rank_timeout)
+    }
+
+    /// Prints how much memory the run will take, and refuses what this machine does not have for as many `processes`. What a
+    /// GPU has is not known.
+    pub fn plan(&self, experiment: &Experiment, processes: u64) -> Result<(), Box<dyn Error>> {
         let plan = experiment.plan()?;
         say!("\nmemory as predicted, in MB, beside data and program")?;
         print(format_args!("{}", table::table(plan.devices(), table::MB)))?;
@@ -54,13 +66,15 @@ impl Computing {
             )?;
         }
         match memory("/proc/meminfo", "MemAvailable:") {
-            Some(available) if available < plan.largest() && !self.force => Err(format!(
-                "the run takes {} MB more, as predicted, but this machine has {} MB available; \
+            Some(available) if available / processes < plan.largest() && !self.force => {
+                Err(format!(
+                    "the run takes {} MB more, as predicted, but this machine has {} MB available; \
                  set a smaller --micro-batch, --lisa-blocks or --dtype bf16, or start with --force",
-                plan.largest() / 1_000_000,
-                available / 1_000_000
-            )
-            .into()),
+                    processes * plan.largest() / 1_000_000,
+                    available / 1_000_000
+                )
+                .into())
+            }
             _ => Ok(()),
         }
     }
