@@ -96,7 +96,7 @@ fn rank_0_writes_the_files_of_the_run() {
     assert_eq!(config(&shared), config(&alone));
     for (shared, alone) in lines(&shared).iter().zip(lines(&alone)) {
         assert_eq!(shared["tokens"], alone["tokens"]);
-        assert!(shared["collective_bytes"].as_u64().unwrap() > 4 * 2 * 100_000);
+        assert!(shared["collective_bytes"].as_u64().unwrap() > 4 * 2 * 10_000);
         assert!(alone.get("collective_bytes").is_none());
     }
 }
