@@ -323,7 +323,7 @@ impl<'a> Buckets<'a> {
         while start < numbers {
             let end = numbers.min(start + BUCKET - self.filled);
             self.bucket
-                .push((index, gradient.clone().slice([start..end])));
+                .push((index, gradient.clone().narrow(0, start, end - start)));
             self.filled += end - start;
             start = end;
             if self.filled == BUCKET {
@@ -346,7 +346,7 @@ impl<'a> Buckets<'a> {
         let sum = self.ranks.sum(Tensor::cat(pieces.collect(), 0))?;
         let mut start = 0;
         for (row, length) in rows.into_iter().zip(lengths) {
-            let piece = sum.clone().slice([start..start + length]);
+            let piece = sum.clone().narrow(0, start, length);
             self.sums[row].0.push(piece);
             start += length;
         }

@@ -9,7 +9,7 @@ use super::checkpoint::{Drawn, new_name};
 use super::gradients::{clip, combine, global_norm};
 use super::scalebio::{Moments, ScaleBio};
 use super::step::{PerVariable, Step};
-use super::tasks::{Evaluation, Tasks, in_parallel, in_turn};
+use super::tasks::{Draws, Evaluation, Tasks, in_parallel, in_turn};
 use super::variable::{Variable, auxiliary_of, untied};
 use crate::collective::Ranks;
 use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
@@ -227,7 +227,7 @@ where
     }
 
     /// The next draws of the upper and of the lower objective.
-    fn draw(&mut self) -> Result<(Vec<F::Batch>, Vec<G::Batch>)> {
+    fn draw(&mut self) -> Result<Draws<F, G, X, W>> {
         let lower = self.problem.lower.sample()?;
         Ok((self.problem.upper.sample()?, lower))
     }

@@ -30,6 +30,12 @@ pub(super) struct Evaluation {
     pub bytes: u64,
 }
 
+/// The micro-batches of `F` and of `G`.
+pub(super) type Draws<F, G, X, W> = (
+    Vec<<F as UpperObjective<X, W>>::Batch>,
+    Vec<<G as LowerObjective<X, W>>::Batch>,
+);
+
 /// Evaluates a problem on the draws of `F` and `G`, with the penalty `alpha`, at `x`, `w`, `u`.
 pub(super) type Tasks<F, G, X, W> = fn(
     &Bilevel<F, G>,
