@@ -54,6 +54,7 @@
 //! | [`LayerSampler`], [`AllLayers`], [`Lisa`] | which layers train at which step |
 //! | [`Offload`] | frozen parameters in host memory |
 //! | [`Minibatches`] | seeded draws from a finite sum, that resume from one number |
+//! | [`collective`] | data-parallel runs: several ranks, over MPI or as threads |
 //! | [`methods`] | the bilevel methods of the field behind one trait: F2SA, BOME, SAMA, SOBA and others |
 //! | [`reweight`] | source weights over any model with a loss a sample |
 //! | `baselines` (feature `llm`) | what ScaleBiO is compared with: LESS, RHO-LOSS, DoReMi and others |
@@ -70,6 +71,7 @@
 //! * `llm` (default): language models, tokenizers, text and training. Adds `tokenizers`, `minijinja` and those of `checkpoint`.
 //!   Without it the crate is the solver, methods, samplers and source weights.
 //! * `problems`: classical bilevel problems and readers of their data. Adds `csv-core`, `flate2`, `safetensors`.
+//! * `mpi`: data-parallel runs over MPI, by processes on one machine or several. Adds `mpi`; needs an MPI and libclang.
 //! * `ndarray`: Burn's older CPU device. `wgpu`, `vulkan`, `metal`, `webgpu`, `cuda`: GPUs.
 //!
 //! # Scope
@@ -95,6 +97,7 @@ pub use burn;
 
 #[cfg(feature = "llm")]
 pub mod baselines;
+pub mod collective;
 #[cfg(feature = "llm")]
 pub mod data;
 mod device;

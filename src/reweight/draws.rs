@@ -61,6 +61,8 @@ pub struct Draws<S> {
     drawn: u64,
     /// One order a source, or one of all samples; made when the first batch is drawn.
     orders: Vec<Order>,
+    /// This rank, and how many there are.
+    share: (usize, usize),
 }
 
 impl<S: Samples> Draws<S> {
@@ -78,6 +80,7 @@ impl<S: Samples> Draws<S> {
             random: Xoshiro256PlusPlus::seed_from_u64(0),
             drawn: 0,
             orders: Vec::new(),
+            share: (0, 1),
         }
     }
 
@@ -99,6 +102,26 @@ impl<S: Samples> Draws<S> {
         self.seed = seed;
         self.restart();
         self
+    }
+
+    /// Gets, of every draw, the share of rank `rank` of `ranks`: one sample of `ranks`, in the order of the draw, and none
+    /// of a draw with fewer samples than that. Together the shares of all ranks are the draw, whose number of samples stays
+    /// [`batch`](Self::batch). [`ScaleBio::collective`](crate::ScaleBio::collective) asks for it. Default: all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] unless `rank < ranks`.
+    pub fn share(&mut self, rank: usize, ranks: usize) -> Result<()> {
+        if rank >= ranks {
+            return Err(Error::setting(
+                "rank",
+                rank,
+                format!("below {ranks}, the number of ranks"),
+                "ranks count from 0",
+            ));
+        }
+        self.share = (rank, ranks);
+        Ok(())
     }
 
     /// The samples that are drawn from.
@@ -124,9 +147,11 @@ impl<S: Samples> Draws<S> {
         self.batch
     }
 
-    /// The next draw, cut into micro-batches.
+    /// This rank's share of the next draw, cut into micro-batches.
     pub(super) fn draw(&mut self) -> Result<Vec<(Vec<Pick>, S::Batch)>> {
-        let picks = self.picks();
+        let (rank, ranks) = self.share;
+        // Every so many, since sources follow each other: each rank gets some of each.
+        let picks: Vec<Pick> = self.picks().into_iter().skip(rank).step_by(ranks).collect();
         picks
             .chunks(self.micro_batch)
             .map(|chunk| Ok((chunk.to_vec(), self.samples.batch(chunk)?)))

@@ -10,6 +10,7 @@ mod offload;
 mod optimizer;
 mod penalty;
 mod precondition;
+mod ranks;
 mod run;
 mod scalebio;
 mod schedule;

@@ -35,6 +35,7 @@ pub struct Step {
     pub(crate) auxiliary_parts: Vec<f64>,
     pub(crate) gradient_calls: usize,
     pub(crate) bytes_moved: Option<u64>,
+    pub(crate) collective_bytes: u64,
 }
 
 impl Step {
@@ -53,6 +54,7 @@ impl Step {
             auxiliary_parts: Vec::new(),
             gradient_calls: 0,
             bytes_moved: None,
+            collective_bytes: 0,
         }
     }
 
@@ -140,6 +142,13 @@ impl Step {
     /// masters if these are kept on the host. `None` for a run without [`Run::offload`](crate::Run::offload).
     pub fn bytes_moved(&self) -> Option<u64> {
         self.bytes_moved
+    }
+
+    /// Bytes that this rank handed to the [collective](crate::collective) in this step: its gradients of the parameters of
+    /// `w` and `u` that train, 4 bytes a number (8 in float64), three gradients of `x`, and some hundred bytes of losses and
+    /// checksums. 0 for a run that is alone.
+    pub fn collective_bytes(&self) -> u64 {
+        self.collective_bytes
     }
 
     /// The lower objective's [`parts`](crate::Gradients::parts) at `u`.

@@ -129,6 +129,30 @@ impl Origin {
         })
     }
 
+    /// What the ranks of a run must agree on that starts after `steps` steps.
+    pub fn facts(&self, steps: usize) -> BTreeMap<String, String> {
+        let parts = [
+            (&self.settings, "the setting "),
+            (&self.data, "the "),
+            (&self.model, "the "),
+        ];
+        let parts = parts.into_iter().flat_map(|(facts, kind)| {
+            let facts = facts.iter();
+            facts.map(move |(name, fact)| (format!("{kind}{name}"), fact.clone()))
+        });
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let steps = match steps {
+            0 => "no step".to_owned(),
+            steps => format!("the checkpoint of step {steps}"),
+        };
+        let others = [
+            ("the version of scalebio", version),
+            ("what the run starts from", steps),
+        ];
+        let others = others.map(|(name, fact)| (name.to_owned(), fact));
+        parts.chain(others).collect()
+    }
+
     /// An error about the checkpoint at `path`, which is of a run with the origin `self`, if `here` is another.
     pub fn compare(&self, here: &Self, path: &Path) -> Result<()> {
         let parts = [

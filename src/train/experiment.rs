@@ -12,6 +12,7 @@ use super::reweighting::Reweighting;
 use super::seeds::SeedRuns;
 use super::training::Training;
 use crate::Result;
+use crate::collective::Ranks;
 use crate::data::{Corpus, CorpusConfig, Source, Tokenizer};
 use crate::models::{
     CausalLm, Differentiation, Dtype, Gpt2Config, MemoryPlan, ModelSize, Placement, PlanConfig,
@@ -37,6 +38,7 @@ pub struct Experiment {
     sources: Arc<[Source]>,
     validation: Arc<[Source]>,
     test: Option<Source>,
+    ranks: Ranks,
 }
 
 /// Random draws of a run that must not repeat each other.
@@ -71,7 +73,22 @@ impl Experiment {
             sources: corpus.sources.into(),
             validation: [corpus.validation].into(),
             test: corpus.test,
+            ranks: Ranks::default(),
         })
+    }
+
+    /// Learns the source weights together with other ranks, each of which opens the same experiment: see
+    /// [`collective`](crate::collective). All call the same methods; rank 0 alone writes files. Every rank computes its share
+    /// of [`ReweightConfig::batch`], and the results depend on the number of ranks by rounding only. Default: alone.
+    #[must_use]
+    pub fn with_ranks(mut self, ranks: Ranks) -> Self {
+        self.ranks = ranks;
+        self
+    }
+
+    /// The ranks of the run.
+    pub fn ranks(&self) -> &Ranks {
+        &self.ranks
     }
 
     /// The settings.
@@ -206,7 +223,7 @@ impl Experiment {
         let samples = sources.flat_map(|source| &source.samples);
         let longest = samples.map(|sample| sample.ids.len()).max();
         PlanConfig {
-            batch: config.batch,
+            batch: config.batch.div_ceil(self.ranks.count()),
             micro_batch: config.micro_batch,
             length: longest.unwrap_or(config.max_length),
             dtype: config.dtype,
@@ -234,7 +251,7 @@ impl Experiment {
 
     /// Goes on with a run from the last checkpoint in its folder `out`, as if it had not been interrupted: the weights, the
     /// model and every line of `metrics.jsonl` but for its `seconds` come out the same, bit for bit, with the same program
-    /// on the same kind of machine. Lines of steps after the checkpoint are cut off. A checkpoint that is damaged is passed
+    /// on the same kind of machine and the same number of ranks; with another number, up to rounding. Lines of steps after the checkpoint are cut off. A checkpoint that is damaged is passed
     /// over for the one before ([`Reweighting::damaged`]).
     ///
     /// ```no_run

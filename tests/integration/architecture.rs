@@ -52,6 +52,7 @@ fn dependencies_point_down_only() {
         ("error.rs", vec![]),
         ("device.rs", errors.to_vec()),
         ("files.rs", errors.to_vec()),
+        ("collective", errors.to_vec()),
         ("progress.rs", errors.to_vec()),
         ("offload.rs", vec![]),
         ("problem.rs", [&errors[..], &["progress"]].concat()),
@@ -68,7 +69,7 @@ fn dependencies_point_down_only() {
             [
                 &errors[..],
                 &problem,
-                &["files", "kernels", "offload", "sampler"],
+                &["collective", "files", "kernels", "offload", "sampler"],
                 &["Moments", "Offload"],
             ]
             .concat(),

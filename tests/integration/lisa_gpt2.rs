@@ -48,7 +48,8 @@ pub fn bits(model: &CausalLm) -> Vec<(String, Vec<u32>)> {
     walk.bits
 }
 
-fn trainable(model: &CausalLm, group: &ParamGroup) -> usize {
+/// Numbers of the parameters in a group.
+pub fn trainable(model: &CausalLm, group: &ParamGroup) -> usize {
     let mut walk = Walk::default();
     model.visit(&mut walk);
     let id = burn::module::ParamId::new();

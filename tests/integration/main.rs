@@ -26,6 +26,7 @@ mod problems;
 mod problems_classifiers;
 mod problems_readers;
 mod properties;
+mod ranks;
 mod reweighting;
 mod settings;
 mod solver;

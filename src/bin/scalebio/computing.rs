@@ -1,6 +1,7 @@
 //! The flags for memory and speed of learning source weights, and the memory that they lead to.
 
 use std::error::Error;
+use std::time::Duration;
 
 use scalebio::models::{Offloading, Placement};
 use scalebio::train::{Experiment, PlacementKind, ReweightConfig};
@@ -42,6 +43,11 @@ pub struct Computing {
     #[arg(long, value_name = "WHAT", verbatim_doc_comment, help_heading = COMPUTING)]
     offload: Option<Offloading>,
 
+    /// Under mpirun: seconds after which a rank that waits for the others ends the run;
+    /// more than the slowest step and the writing of a checkpoint take
+    #[arg(long, value_name = "SECONDS", verbatim_doc_comment, help_heading = COMPUTING, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    rank_timeout: u64,
+
     /// Start also if the memory that the run will take is not there
     #[arg(long, help_heading = COMPUTING)]
     force: bool,
@@ -68,9 +74,14 @@ impl Computing {
         settings
     }
 
+    /// How long a rank waits for the others.
+    pub fn rank_timeout(&self) -> Duration {
+        Duration::from_secs(self.rank_timeout)
+    }
+
     /// Prints how much memory the run will take, and refuses what is not there. What a GPU has is known from
-    /// --device-memory only.
-    pub fn plan(&self, experiment: &Experiment) -> Result<(), Box<dyn Error>> {
+    /// --device-memory only. So many `processes` run on this machine.
+    pub fn plan(&self, experiment: &Experiment, processes: u64) -> Result<(), Box<dyn Error>> {
         let (plan, config) = (experiment.plan()?, experiment.config());
         say!("\nmemory as predicted, in MB, beside data and program")?;
         print(format_args!("{}", table::table(&plan, table::MB)))?;
@@ -105,10 +116,10 @@ impl Computing {
             )?;
         }
         match memory("/proc/meminfo", "MemAvailable:") {
-            Some(available) if available < here && !self.force => Err(format!(
+            Some(available) if available / processes < here && !self.force => Err(format!(
                 "the run takes {} MB more, as predicted, but this machine has {} MB available; \
                  set a smaller --micro-batch, --lisa-blocks or --dtype bf16, or start with --force",
-                here / table::MB,
+                processes * here / table::MB,
                 available / table::MB
             )
             .into()),

@@ -18,6 +18,7 @@ mod console;
 mod evaluate;
 mod finetune;
 mod interrupt;
+mod job;
 mod plan;
 mod plot;
 mod record;
@@ -91,7 +92,7 @@ pub fn main(subcommand: Option<&str>) -> ExitCode {
     let line = match config::merge(&command, line, at) {
         Ok(line) => line,
         Err(message) => {
-            note(format_args!("error: {message}"));
+            job::complain(message);
             return ExitCode::from(2); // as for a flag that is wrong on the command line
         }
     };
@@ -103,7 +104,7 @@ pub fn main(subcommand: Option<&str>) -> ExitCode {
     });
     match program {
         Ok((program, record)) => run(&program.command, &record),
-        Err(error) => error.exit(),
+        Err(error) => job::exit(&error),
     }
 }
 
@@ -118,7 +119,7 @@ fn run(command: &Command, record: &Record) -> ExitCode {
     match panic::catch_unwind(AssertUnwindSafe(|| command.run(record))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            note(format_args!("error: {error}"));
+            job::complain(error);
             ExitCode::FAILURE
         }
         Err(_) => ExitCode::FAILURE,

@@ -11,8 +11,9 @@ use scalebio::train::{
 };
 
 use super::computing::{Computing, memory};
-use super::console::{bar, note, say};
+use super::console::{bar, progress, say};
 use super::interrupt::{self, Interrupt};
+use super::job::Job;
 use super::record::Record;
 use super::stability;
 use super::training::{TRAINING, Training};
@@ -186,22 +187,36 @@ impl Args {
 }
 
 pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
-    let experiment = Experiment::open(args.config()?)?;
-    describe(&experiment)?;
-    args.computing.plan(&experiment)?;
+    let mut job = Job::join(args.computing.rank_timeout())?;
+    let outcome = learn(args, record, &mut job);
+    job.end(outcome)
+}
 
+fn learn(args: &Args, record: &Record, job: &mut Job) -> Result<(), Box<dyn Error>> {
+    let ranks = job.ranks().clone();
+    let experiment = ranks.together(args.config().and_then(Experiment::open))?;
+    let experiment = experiment.with_ranks(ranks.clone());
+    describe(&experiment)?;
+    args.computing.plan(&experiment, job.on_this_machine())?;
+
+    let new_folder = || args.out.clone().unwrap_or_else(next_free_folder);
     if !args.stability.seeds.is_empty() {
-        let out = args.out.clone().unwrap_or_else(next_free_folder);
+        let out = new_folder();
         record.check(&out)?;
-        return stability::run_seeds(experiment, &args.stability.seeds, &out, record);
+        stability::run_seeds(experiment, &args.stability.seeds, &out, record)?;
+        return Ok(job.finish()?);
     }
     let (out, mut run) = match &args.resume {
         Some(out) => (out.clone(), experiment.resume(out)?),
         None => {
-            let out = args.out.clone().unwrap_or_else(next_free_folder);
-            record.check(&out)?;
+            let out = new_folder();
+            if ranks.is_first() {
+                record.check(&out)?;
+            }
             let run = experiment.reweight(&out)?;
-            record.save(&out)?;
+            if ranks.is_first() {
+                record.save(&out)?;
+            }
             (out, run)
         }
     };
@@ -212,13 +227,16 @@ pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
         experiment.tokenizer().vocabulary_size(),
         experiment.config().device_names().join(", ")
     )?;
+    if ranks.count() > 1 {
+        say!("{} ranks, each on its share of every batch", ranks.count())?;
+    }
     if args.resume.is_some() {
         for damage in run.damaged() {
             say!("passed over: {damage}")?;
         }
         say!("going on after {} steps", run.run().steps())?;
     }
-    take_steps(&mut run, experiment.config().steps, &interrupt, &out)?;
+    take_steps(&mut run, &experiment, &interrupt, &out, job)?;
     interrupt.release();
 
     print_weights(&run.report())?;
@@ -230,6 +248,10 @@ pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
     if args.save_model {
         say!("model    {}", run.save_model(&experiment)?.display())?;
     }
+    job.finish()?;
+    if !ranks.is_first() {
+        return Ok(());
+    }
     if experiment.test().is_none() {
         say!("\nno test set (test.jsonl), so no comparison with uniform weights")?;
     } else if !args.no_compare {
@@ -240,19 +262,21 @@ pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Takes all steps. If an end is asked for, writes a checkpoint after the step and ends the program.
+/// Takes all steps. If an end is asked for, of any rank, writes a checkpoint after the step and ends the program.
 fn take_steps(
     run: &mut Reweighting,
-    steps: usize,
+    experiment: &Experiment,
     interrupt: &Interrupt,
     out: &Path,
+    job: &mut Job,
 ) -> Result<(), Box<dyn Error>> {
+    let steps = experiment.config().steps;
     let bar = bar("reweighting", steps);
     bar.set_position(run.run().steps() as u64);
     while let Some(step) = run.next() {
         let step = step?;
         if bar.is_hidden() && step.index().is_multiple_of(steps.div_ceil(10)) {
-            note(format_args!("{step}")); // no terminal: a line now and then, so that a log shows life
+            progress(format_args!("{step}")); // no terminal: a line now and then, so that a log shows life
         }
         bar.set_message(format!(
             "L1(w) {:.3}  L2(w) {:.3}  L2(u) {:.3}",
@@ -262,12 +286,13 @@ fn take_steps(
         ));
         bar.inc(1);
         let done = run.run().steps();
-        if interrupt.is_asked() && !run.is_over() {
+        if experiment.ranks().any(interrupt.is_asked())? && !run.is_over() {
             bar.finish_and_clear();
             let checkpoint = run.checkpoint()?;
             say!("\nstopped after {done} of {steps} steps")?;
             say!("checkpoint  {}", checkpoint.display())?;
             say!("go on with  --resume {}", out.display())?;
+            job.finish()?;
             std::process::exit(interrupt::STATUS);
         }
     }
