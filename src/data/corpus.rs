@@ -3,8 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::files::DataFiles;
-use super::{Record, Records, Sample, Tokenizer};
+use super::stream::each_record;
+use super::{Record, Records, Sample, SampleStore, Tokenizer};
 use crate::error::{Error, Result};
+
+/// Sources with more bytes together are streamed, unless asked for otherwise.
+const STREAM_ABOVE: u64 = 256 << 20;
 
 /// How a folder of records becomes samples. Checked by [`Corpus::open`].
 #[derive(Clone, Debug)]
@@ -12,6 +16,8 @@ pub struct CorpusConfig {
     max_length: usize,
     tokenizer: Option<Tokenizer>,
     vocabulary: usize,
+    stream: Option<bool>,
+    index: Option<PathBuf>,
 }
 
 impl CorpusConfig {
@@ -21,6 +27,8 @@ impl CorpusConfig {
             max_length,
             tokenizer: None,
             vocabulary: 4096,
+            stream: None,
+            index: None,
         }
     }
 
@@ -35,6 +43,21 @@ impl CorpusConfig {
     #[must_use]
     pub fn vocabulary(mut self, vocabulary: usize) -> Self {
         self.vocabulary = vocabulary;
+        self
+    }
+
+    /// Leaves the samples of the sources in their files, as [`Source::stream`] does, or holds them in memory. The samples
+    /// are the same. Default: `None`, in their files if these have more than 256 MiB together.
+    #[must_use]
+    pub fn stream(mut self, stream: Option<bool>) -> Self {
+        self.stream = stream;
+        self
+    }
+
+    /// Keeps the indices of streamed sources in a folder, see [`Source::stream`]. Default: nowhere.
+    #[must_use]
+    pub fn index(mut self, folder: Option<PathBuf>) -> Self {
+        self.index = folder;
         self
     }
 }
@@ -60,7 +83,7 @@ pub struct Source {
     /// The file.
     pub path: PathBuf,
     /// The samples, in the order of the file, each with at least one label token. At least one.
-    pub samples: Vec<Sample>,
+    pub samples: SampleStore,
     /// The number of records in the file. A long text gives several samples.
     pub records: usize,
     /// The number of samples left out because they have no label token: a prompt that fills the length, a text of one
@@ -87,11 +110,14 @@ impl Corpus {
             Some(tokenizer) => tokenizer,
             None => train_tokenizer(files.sources.values(), config.vocabulary)?,
         };
-        let read = |name: String, path| Source::read(name, path, &tokenizer, config.max_length);
-        let sources = files
-            .sources
-            .into_iter()
-            .map(|(name, path)| read(name, path));
+        let (length, cache) = (config.max_length, config.index.as_deref());
+        let is_large = bytes_of(files.sources.values())? > STREAM_ABOVE;
+        let stream = config.stream.unwrap_or(is_large);
+        let read = |name: String, path| Source::read(name, path, &tokenizer, length);
+        let sources = files.sources.into_iter().map(|(name, path)| match stream {
+            true => Source::stream(name, path, &tokenizer, length, cache),
+            false => read(name, path),
+        });
         Ok(Self {
             sources: sources.collect::<Result<_>>()?,
             validation: read("val".to_owned(), files.validation)?,
@@ -118,22 +144,78 @@ impl Source {
         max_length: usize,
     ) -> Result<Self> {
         check_length(max_length)?;
-        let mut source = Self {
+        let (path, mut samples) = (path.into(), Vec::new());
+        let (mut records, mut skipped) = (0, 0);
+        each_record(
+            &path,
+            |bytes, place| {
+                let record = Record::parse(&path, bytes, place)?;
+                samples_of(record, tokenizer, max_length)
+                    .map_err(|error| Error::record(&path, place.line, error))
+            },
+            |_, _, found| {
+                records += 1;
+                let before = samples.len() + found.len();
+                samples.extend(found.into_iter().filter(|s| s.label_tokens() > 0));
+                skipped += before - samples.len();
+                Ok(())
+            },
+        )?;
+        let source = Self {
             name: name.into(),
-            path: path.into(),
-            samples: Vec::new(),
-            records: 0,
-            skipped: 0,
+            path,
+            samples: samples.into(),
+            records,
+            skipped,
         };
-        let mut records = Records::open(&source.path)?;
-        while let Some(record) = records.next() {
-            let samples = samples_of(record?, tokenizer, max_length)
-                .map_err(|error| Error::record(&source.path, records.record_line(), error))?;
-            source.records += 1;
-            samples.into_iter().for_each(|sample| source.add(sample));
-        }
         source.check_samples(max_length)?;
         Ok(source)
+    }
+
+    /// Leaves the samples in the file: it is read once, for an index of some five bytes a record, and a sample is read again and
+    /// tokenized each time it is drawn, which a training lets threads in the background do. A piece of a long text costs as
+    /// much time as all of the text. The samples are those of [`read`](Self::read).
+    ///
+    /// The index is kept in the folder `cache`, if there is one, for the next start. It counts as long as the file has the same
+    /// path, size and time of change, the tokenizer is the same, and so are `max_length` and the version of the program;
+    /// otherwise, and where it is damaged, it is made again. Folders of this kind may be deleted at any time.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read). While samples are drawn, an error if the file has changed since it was indexed.
+    pub fn stream(
+        name: impl Into<String>,
+        path: impl Into<PathBuf>,
+        tokenizer: &Tokenizer,
+        max_length: usize,
+        cache: Option<&Path>,
+    ) -> Result<Self> {
+        check_length(max_length)?;
+        let path = path.into();
+        let samples = SampleStore::streamed_from(&path, tokenizer, max_length, cache)?;
+        let (records, skipped) = samples.streamed().map_or((0, 0), |s| s.totals());
+        let source = Self {
+            name: name.into(),
+            path,
+            samples,
+            records,
+            skipped,
+        };
+        source.check_samples(max_length)?;
+        Ok(source)
+    }
+
+    /// The samples.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] for a source that is streamed.
+    pub fn in_memory(&self) -> Result<&[Sample]> {
+        self.samples.in_memory().ok_or_else(|| {
+            let message = "is streamed, but all of its samples are needed at once; hold them in memory (stream = false), or use \
+                           a part of the data";
+            Error::file(&self.path, message)
+        })
     }
 
     /// The record that each sample comes from, from 0 in the order of the file, which is read again.
@@ -146,7 +228,7 @@ impl Source {
         tokenizer: &Tokenizer,
         max_length: usize,
     ) -> Result<Vec<usize>> {
-        let mut owners = Vec::with_capacity(self.samples.len());
+        let mut owners = Vec::with_capacity(self.in_memory()?.len());
         for (number, record) in Records::open(&self.path)?.enumerate() {
             let samples = samples_of(record?, tokenizer, max_length)?;
             let used = samples.iter().filter(|sample| sample.label_tokens() > 0);
@@ -166,19 +248,22 @@ impl Source {
         max_length: usize,
     ) -> Result<Self> {
         check_length(max_length)?;
-        let mut source = Self {
-            name: String::new(),
-            path: path.to_owned(),
-            samples: Vec::new(),
-            records: 0,
-            skipped: 0,
-        };
+        let (mut kept, mut records) = (Vec::new(), 0);
         for sample in samples {
             let mut sample = sample?;
             sample.truncate(max_length);
-            source.records += 1;
-            source.add(sample);
+            records += 1;
+            if sample.label_tokens() > 0 {
+                kept.push(sample);
+            }
         }
+        let source = Self {
+            name: String::new(),
+            path: path.to_owned(),
+            skipped: records - kept.len(),
+            samples: kept.into(),
+            records,
+        };
         source.check_samples(max_length)?;
         Ok(source)
     }
@@ -194,18 +279,14 @@ impl Source {
         );
         Err(Error::file(&self.path, message))
     }
-
-    fn add(&mut self, sample: Sample) {
-        if sample.label_tokens() == 0 {
-            self.skipped += 1;
-        } else {
-            self.samples.push(sample);
-        }
-    }
 }
 
 /// The samples of one record: the pieces of a text, or a conversation cut at the end.
-fn samples_of(record: Record, tokenizer: &Tokenizer, max_length: usize) -> Result<Vec<Sample>> {
+pub(super) fn samples_of(
+    record: Record,
+    tokenizer: &Tokenizer,
+    max_length: usize,
+) -> Result<Vec<Sample>> {
     let is_text = matches!(record, Record::Text { .. });
     let mut sample = tokenizer.encode_record(record)?;
     if is_text {
@@ -213,6 +294,31 @@ fn samples_of(record: Record, tokenizer: &Tokenizer, max_length: usize) -> Resul
     }
     sample.truncate(max_length);
     Ok(vec![sample])
+}
+
+/// How many samples a record gives.
+pub(super) struct SampleCount {
+    /// Those with a label token.
+    pub samples: usize,
+    /// Those without.
+    pub skipped: usize,
+    /// Tokens of the longest of them.
+    pub longest: usize,
+}
+
+/// Counts what [`samples_of`] gives.
+pub(super) fn count_samples(
+    record: Record,
+    tokenizer: &Tokenizer,
+    max_length: usize,
+) -> Result<SampleCount> {
+    let samples = samples_of(record, tokenizer, max_length)?;
+    let kept = || samples.iter().filter(|sample| sample.label_tokens() > 0);
+    Ok(SampleCount {
+        samples: kept().count(),
+        skipped: samples.len() - kept().count(),
+        longest: kept().map(|sample| sample.ids.len()).max().unwrap_or(0),
+    })
 }
 
 fn check_length(max_length: usize) -> Result<()> {
@@ -225,6 +331,14 @@ fn check_length(max_length: usize) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Bytes of the files together.
+fn bytes_of<'a>(mut paths: impl Iterator<Item = &'a PathBuf>) -> Result<u64> {
+    paths.try_fold(0, |sum, path| {
+        let found = path.metadata().map_err(|e| Error::io(path, e))?;
+        Ok(sum + found.len())
+    })
 }
 
 /// Trains a tokenizer on all text of the files, read record by record.

@@ -56,7 +56,10 @@ impl Experiment {
         config.validate()?;
         let device = device(&config.device)?.autodiff();
         config.dtype.check(&device)?;
-        let mut options = CorpusConfig::new(config.max_length).vocabulary(VOCABULARY);
+        let mut options = CorpusConfig::new(config.max_length)
+            .vocabulary(VOCABULARY)
+            .stream(config.stream)
+            .index(config.index.clone());
         let (file, folder) = (config.tokenizer.as_deref(), config.model.as_deref());
         if let Some(tokenizer) = given_tokenizer(file, folder)? {
             options = options.tokenizer(tokenizer);
@@ -124,7 +127,8 @@ impl Experiment {
     }
 
     /// The memory that learning the source weights takes beside this process as it is now, predicted from the model's
-    /// config.json: nothing is loaded. It takes the longest sample for the length of all.
+    /// config.json: nothing is loaded. It takes the longest sample for the length of all; of a
+    /// source that is streamed, what no sample is longer than.
     ///
     /// # Errors
     ///
@@ -139,8 +143,7 @@ impl Experiment {
         self.tokenizer.check_vocabulary(size.vocabulary_size())?;
         check_length(config.max_length, size.longest_sequence())?;
         let sources = self.sources.iter().chain(&*self.validation);
-        let samples = sources.flat_map(|source| &source.samples);
-        let longest = samples.map(|sample| sample.ids.len()).max();
+        let longest = sources.map(|source| source.samples.longest()).max();
         let plan = PlanConfig {
             batch: config.batch,
             micro_batch: config.micro_batch,
@@ -217,7 +220,11 @@ impl Experiment {
     }
 
     /// The mean loss of a model over the samples of a source, in nats.
-    pub fn mean_loss(&self, model: &CausalLm, source: &Source) -> f64 {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`](crate::Error::File) for a source that is streamed.
+    pub fn mean_loss(&self, model: &CausalLm, source: &Source) -> Result<f64> {
         let batch = self.config.micro_batch.unwrap_or(self.config.batch);
         mean_loss(model, source, batch)
     }

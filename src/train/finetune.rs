@@ -267,7 +267,9 @@ impl Finetuning {
         let metrics = FinetuneStep {
             step,
             loss: taken.loss,
-            validation_loss: measured.map(|source| mean_loss(self.model(), source, batch)),
+            validation_loss: measured
+                .map(|source| mean_loss(self.model(), source, batch))
+                .transpose()?,
             gradient_norm: taken.gradient_norm,
             learning_rate,
             seconds,

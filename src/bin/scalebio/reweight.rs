@@ -54,6 +54,7 @@ const SETTINGS: &[&str] = &[
     "clip",
     "blockwise",
     "parallel",
+    "stream",
     "stop_below",
     "stop_window",
     "pull",
@@ -176,6 +177,10 @@ impl Args {
             Some(run) => ReweightConfig::read(run)?,
             None => self.settings(),
         };
+        // For all runs in one folder, so that the second start is fast.
+        let runs = self.resume.clone().or(self.out.clone());
+        let runs = runs.unwrap_or_else(next_free_folder);
+        config.index = Some(runs.with_file_name("index"));
         config.checkpoint_steps = self.checkpoint_steps.or(config.checkpoint_steps);
         if let Some(minutes) = self.checkpoint_minutes {
             config.checkpoint_minutes = (minutes != 0.0).then_some(minutes);
@@ -296,6 +301,9 @@ fn describe(experiment: &Experiment) -> io::Result<()> {
             source.skipped
         )?;
     }
+    if experiment.sources().iter().any(|s| s.samples.in_memory().is_none()) {
+        say!("sources are read from their files as they are drawn")?;
+    }
     Ok(())
 }
 
@@ -360,14 +368,14 @@ fn compare(
             bar.inc(1);
         }
         bar.finish_and_clear();
-        losses.push(experiment.mean_loss(training.model(), test));
+        losses.push(experiment.mean_loss(training.model(), test)?);
     }
     say!("\ntest loss of a model trained afresh")?;
     say!("  on the learned weights {:>8.4}", losses[0])?;
     say!("  on uniform weights     {:>8.4}", losses[1])?;
     say!(
         "  (for information: w itself, which has seen the validation set, {:.4})",
-        experiment.mean_loss(reweighted, test)
+        experiment.mean_loss(reweighted, test)?
     )?;
     Ok(())
 }
