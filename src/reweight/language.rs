@@ -1,8 +1,8 @@
 //! Language models and text as sources: samples of tokens, and their losses.
 
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
@@ -50,7 +50,10 @@ impl TokenSources {
     fn sample(&self, pick: &Pick) -> Result<Cow<'_, Sample>> {
         match self.sources[pick.source].samples.in_memory() {
             Some(samples) => Ok(Cow::Borrowed(&samples[pick.index])),
-            None => self.loader().sample((pick.source, pick.index)).map(Cow::Owned),
+            None => self
+                .loader()
+                .sample((pick.source, pick.index))
+                .map(Cow::Owned),
         }
     }
 
@@ -87,7 +90,8 @@ impl Samples for TokenSources {
 
     fn prefetch(&self, picks: &[Pick]) {
         let read = picks.iter().filter(|pick| self.is_streamed(pick.source));
-        self.loader().ask(read.map(|pick| (pick.source, pick.index)));
+        self.loader()
+            .ask(read.map(|pick| (pick.source, pick.index)));
     }
 }
 

@@ -85,7 +85,10 @@ fn sources_are_sorted_and_other_files_are_ignored() {
     let names: Vec<_> = corpus.sources.iter().map(|s| s.name.as_str()).collect();
     assert_eq!(names, ["a", "b", "c d.e"]);
     assert_eq!(corpus.sources[1].records, 2);
-    assert_eq!(corpus.sources[1].in_memory().unwrap(), [ids_of("b"), ids_of("bb")]);
+    assert_eq!(
+        corpus.sources[1].in_memory().unwrap(),
+        [ids_of("b"), ids_of("bb")]
+    );
     assert_eq!(corpus.sources[1].path.file_name().unwrap(), "train_b.json");
     assert_eq!(
         (
@@ -103,7 +106,12 @@ fn a_long_text_is_cut_and_its_last_piece_ends_with_the_end_of_text() {
     // 6 bytes and the end of text.
     let whole = ids_of("abcdef");
     let source = source(TEXT, 3);
-    let lengths: Vec<_> = source.in_memory().unwrap().iter().map(|s| s.ids.len()).collect();
+    let lengths: Vec<_> = source
+        .in_memory()
+        .unwrap()
+        .iter()
+        .map(|s| s.ids.len())
+        .collect();
     assert_eq!(lengths, [3, 3]);
     // The seventh token stands alone: nothing comes before it.
     assert_eq!((source.records, source.skipped), (1, 1));

@@ -301,7 +301,11 @@ fn describe(experiment: &Experiment) -> io::Result<()> {
             source.skipped
         )?;
     }
-    if experiment.sources().iter().any(|s| s.samples.in_memory().is_none()) {
+    if experiment
+        .sources()
+        .iter()
+        .any(|s| s.samples.in_memory().is_none())
+    {
         say!("sources are read from their files as they are drawn")?;
     }
     Ok(())

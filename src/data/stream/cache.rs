@@ -99,7 +99,8 @@ fn save(file: &Path, key: Key, index: &Index) -> Result<()> {
             out.write_all(part).map_err(|e| Error::io(file, e))?;
         }
         let sum = sum.text();
-        out.write_all(sum.as_bytes()).map_err(|e| Error::io(file, e))
+        out.write_all(sum.as_bytes())
+            .map_err(|e| Error::io(file, e))
     })
 }
 

@@ -45,7 +45,8 @@ impl Stamp {
         if Self::of(path)? == *self {
             return Ok(());
         }
-        let message = "changed since its records were indexed; leave the data alone until the run is over";
+        let message =
+            "changed since its records were indexed; leave the data alone until the run is over";
         Err(Error::file(path, message))
     }
 }

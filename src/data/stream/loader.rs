@@ -36,7 +36,10 @@ impl Loader {
     pub fn start(sources: Arc<[Source]>) -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         let (jobs, queue) = mpsc::channel();
-        let (queue, over) = (Arc::new(Mutex::new(queue)), Arc::new(AtomicBool::new(false)));
+        let (queue, over) = (
+            Arc::new(Mutex::new(queue)),
+            Arc::new(AtomicBool::new(false)),
+        );
         let threads = (0..(cores / 2).clamp(1, THREADS)).map(|_| {
             let (sources, queue, over) = (sources.clone(), queue.clone(), over.clone());
             thread::spawn(move || work(&sources, &queue, &over))
@@ -55,7 +58,10 @@ impl Loader {
         let mut asked = lock(&self.asked);
         for pick in picks {
             let (answer, sample) = mpsc::channel();
-            let sent = self.jobs.as_ref().map(|jobs| jobs.send(Job { pick, answer }));
+            let sent = self
+                .jobs
+                .as_ref()
+                .map(|jobs| jobs.send(Job { pick, answer }));
             if matches!(sent, Some(Ok(()))) {
                 asked.push_back((pick, sample));
             }

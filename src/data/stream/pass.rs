@@ -98,12 +98,19 @@ pub(in crate::data) fn each_record<R: Send>(
                 spawned += 1;
             }
             let sent = jobs.send((chunk, answer));
-            let keep = if end.is_some() || sent.is_err() { 0 } else { WAITING * threads };
+            let keep = if end.is_some() || sent.is_err() {
+                0
+            } else {
+                WAITING * threads
+            };
             while waiting.len() > keep
                 && let Some(done) = waiting.pop_front()
             {
                 let done = done.recv().map_err(|_| {
-                    Error::file(path, "a thread that worked on its records ended before them")
+                    Error::file(
+                        path,
+                        "a thread that worked on its records ended before them",
+                    )
                 });
                 finish(done?)?;
             }

@@ -205,7 +205,9 @@ impl<'a> Session<'a> {
         let samples = sources.iter().map(Source::in_memory);
         let samples = samples.collect::<Result<Vec<_>>>()?;
         let picks = picks.iter();
-        Ok(picks.map(|pick| &samples[pick.source][pick.index]).collect())
+        Ok(picks
+            .map(|pick| &samples[pick.source][pick.index])
+            .collect())
     }
 }
 

@@ -120,7 +120,8 @@ impl Index {
             let (hash, known) = content(value, &bytes);
             index.other_form += usize::from(!known);
             if u32::try_from(index.places.len()).is_err() {
-                let message = "more than four thousand million records are too many; split the file";
+                let message =
+                    "more than four thousand million records are too many; split the file";
                 return Err(Error::record(path, place.line, message));
             }
             let length = bytes.trim_ascii_end().len();

@@ -68,5 +68,8 @@ fn a_streamed_run_takes_a_fraction_of_the_memory_of_its_data() {
     };
     let (held, first, second) = (peak("false"), peak("true"), peak("true"));
     assert!(held > 60.0, "{held} MB");
-    assert!(first < 0.5 * held && second < 0.5 * held, "{held} {first} {second} MB");
+    assert!(
+        first < 0.5 * held && second < 0.5 * held,
+        "{held} {first} {second} MB"
+    );
 }
