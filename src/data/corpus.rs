@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::files::DataFiles;
 use super::stream::each_record;
+use super::tokens::Bounds;
 use super::{Record, Records, Sample, SampleStore, Tokenizer};
 use crate::error::{Error, Result};
 
 /// Sources with more bytes together are streamed, unless asked for otherwise.
 const STREAM_ABOVE: u64 = 256 << 20;
+/// Bytes of text that a tokenizer is trained on, if the sources are larger than that.
+const TOKENIZER_TEXT: usize = 32 << 20;
 
 /// How a folder of records becomes samples. Checked by [`Corpus::open`].
 #[derive(Clone, Debug)]
@@ -32,7 +35,8 @@ impl CorpusConfig {
         }
     }
 
-    /// Uses this tokenizer. Without one, a byte-level BPE is trained on the text of the sources.
+    /// Uses this tokenizer. Without one, a byte-level BPE is trained on the text of the sources; on 32 MiB of it, in equal
+    /// parts from the beginning of each, if they have more than 256 MiB together.
     #[must_use]
     pub fn tokenizer(mut self, tokenizer: Tokenizer) -> Self {
         self.tokenizer = Some(tokenizer);
@@ -111,8 +115,7 @@ impl Corpus {
             None => train_tokenizer(files.sources.values(), config.vocabulary)?,
         };
         let (length, cache) = (config.max_length, config.index.as_deref());
-        let is_large = bytes_of(files.sources.values())? > STREAM_ABOVE;
-        let stream = config.stream.unwrap_or(is_large);
+        let stream = is_streamed(config.stream, files.sources.values())?;
         let read = |name: String, path| Source::read(name, path, &tokenizer, length);
         let sources = files.sources.into_iter().map(|(name, path)| match stream {
             true => Source::stream(name, path, &tokenizer, length, cache),
@@ -287,13 +290,17 @@ pub(super) fn samples_of(
     tokenizer: &Tokenizer,
     max_length: usize,
 ) -> Result<Vec<Sample>> {
-    let is_text = matches!(record, Record::Text { .. });
-    let mut sample = tokenizer.encode_record(record)?;
+    let is_text = record.is_text();
+    let sample = tokenizer.encode_record(record)?;
+    Ok(cut(sample, is_text, max_length))
+}
+
+fn cut(mut sample: Sample, is_text: bool, max_length: usize) -> Vec<Sample> {
     if is_text {
-        return Ok(sample.pieces(max_length).collect());
+        return sample.pieces(max_length).collect();
     }
     sample.truncate(max_length);
-    Ok(vec![sample])
+    vec![sample]
 }
 
 /// How many samples a record gives.
@@ -302,17 +309,28 @@ pub(super) struct SampleCount {
     pub samples: usize,
     /// Those without.
     pub skipped: usize,
-    /// Tokens of the longest of them.
+    /// None of them has more tokens.
     pub longest: usize,
 }
 
-/// Counts what [`samples_of`] gives.
+/// Counts what [`samples_of`] gives, without tokens where the `bounds` of the tokenizer say it already.
 pub(super) fn count_samples(
     record: Record,
     tokenizer: &Tokenizer,
+    bounds: Option<&Bounds>,
     max_length: usize,
 ) -> Result<SampleCount> {
-    let samples = samples_of(record, tokenizer, max_length)?;
+    let (is_text, is_chat) = (record.is_text(), record.is_chat());
+    let segments = tokenizer.segments(record)?;
+    if let Some(longest) = bounds.and_then(|b| b.one_sample(&segments, max_length, is_text)) {
+        return Ok(SampleCount {
+            samples: 1,
+            skipped: 0,
+            longest,
+        });
+    }
+    let sample = tokenizer.encode_segments(&segments, is_chat)?;
+    let samples = cut(sample, is_text, max_length);
     let kept = || samples.iter().filter(|sample| sample.label_tokens() > 0);
     Ok(SampleCount {
         samples: kept().count(),
@@ -333,29 +351,46 @@ fn check_length(max_length: usize) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of the files together.
-fn bytes_of<'a>(mut paths: impl Iterator<Item = &'a PathBuf>) -> Result<u64> {
-    paths.try_fold(0, |sum, path| {
+/// Whether files are streamed: as asked for, or else if they are large.
+pub(crate) fn is_streamed<'a>(
+    asked: Option<bool>,
+    mut paths: impl Iterator<Item = &'a PathBuf>,
+) -> Result<bool> {
+    let bytes = paths.try_fold(0, |sum, path| {
         let found = path.metadata().map_err(|e| Error::io(path, e))?;
-        Ok(sum + found.len())
-    })
+        Ok::<_, Error>(sum + found.len())
+    })?;
+    Ok(asked.unwrap_or(bytes > STREAM_ABOVE))
 }
 
-/// Trains a tokenizer on all text of the files, read record by record.
+/// Trains a tokenizer on the text of the files, read record by record: on all of it, or, if the files are so large that they are
+/// streamed, on as much from the beginning of each as makes [`TOKENIZER_TEXT`] together. Memory grows with the different words.
 pub(crate) fn train_tokenizer<'a>(
-    paths: impl Iterator<Item = &'a PathBuf> + Send,
+    paths: impl Iterator<Item = &'a PathBuf> + Clone,
     vocabulary: usize,
 ) -> Result<Tokenizer> {
-    let mut records = Vec::new();
+    let limit = match is_streamed(None, paths.clone())? {
+        true => TOKENIZER_TEXT / paths.clone().count().max(1),
+        false => usize::MAX,
+    };
+    let mut files = Vec::new();
     for path in paths {
-        records.push(Records::open(path)?);
+        files.push(Records::open(path)?);
     }
     // The tokenizer takes texts, not results: it is given those before the first error.
     let mut error = None;
-    let texts = records.into_iter().flatten().map_while(|record| {
-        let segments = record.map_err(|e| error = Some(e)).ok()?.into_segments();
-        Some(segments.into_iter().map(|s| s.text).collect::<String>())
+    let texts = files.into_iter().flat_map(|records| {
+        records.scan(0, move |read: &mut usize, record| {
+            let is_enough = *read >= limit;
+            let text = record.map(|record| {
+                let segments = record.into_segments().into_iter();
+                segments.map(|s| s.text).collect::<String>()
+            });
+            *read += text.as_ref().map_or(0, String::len);
+            (!is_enough).then_some(text)
+        })
     });
+    let texts = texts.map_while(|text| text.map_err(|e| error = Some(e)).ok());
     let tokenizer = Tokenizer::train(texts, vocabulary);
     error.map_or(tokenizer, Err)
 }

@@ -49,8 +49,8 @@ mod tokens;
 
 pub use batch::TokenBatch;
 pub use conversation::Message;
-pub(crate) use corpus::train_tokenizer;
 pub use corpus::{Corpus, CorpusConfig, Source};
+pub(crate) use corpus::{is_streamed, train_tokenizer};
 pub(crate) use files::DataFiles;
 pub use question::Question;
 pub(crate) use reader::{Place, RawRecords};

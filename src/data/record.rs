@@ -106,6 +106,14 @@ impl Record {
         Self::from_json(value).map_err(|message| Error::record(path, place.line, message))
     }
 
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self, Self::Text { .. })
+    }
+
+    pub(super) fn is_chat(&self) -> bool {
+        matches!(self, Self::Chat { .. })
+    }
+
     pub(crate) fn from_json(value: Value) -> std::result::Result<Self, String> {
         let Value::Object(mut fields) = value else {
             return Err(format!(

@@ -33,6 +33,10 @@ use super::{Sample, Segment};
 use crate::error::{Error, Result};
 use crate::files::Checksum;
 
+mod bounds;
+
+pub(super) use bounds::Bounds;
+
 /// What known families of models call the token that ends a text. The first that is in the vocabulary counts.
 const END_OF_TEXT: [&str; 6] = [
     "<|endoftext|>",

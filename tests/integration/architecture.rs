@@ -92,7 +92,7 @@ fn dependencies_point_down_only() {
             "reweight",
             [&errors[..], &problem, &["problem", "progress"]].concat(),
         ),
-        ("data", [&errors[..], &["files"]].concat()),
+        ("data", [&errors[..], &["files", "data"]].concat()),
         ("kernels", vec!["kernels"]),
         ("models", [&errors[..], &["files", "kernels"]].concat()),
         ("train", vec!["*"]),

@@ -6,7 +6,7 @@ use scalebio::train::{Experiment, ReweightConfig};
 
 use super::console::{print, say};
 use super::table;
-use super::training::COMPUTING;
+use super::training::{COMPUTING, Streaming};
 
 /// What changes memory and speed, and results by rounding only.
 #[derive(Debug, clap::Args)]
@@ -21,11 +21,8 @@ pub struct Computing {
     #[arg(long, verbatim_doc_comment, help_heading = COMPUTING)]
     parallel: bool,
 
-    /// Read the samples of the sources from their files as they are drawn, instead
-    /// of holding all in memory: the same results
-    /// [default: if the files have more than 256 MiB]
-    #[arg(long, value_name = "BOOL", verbatim_doc_comment, hide_possible_values = true, help_heading = COMPUTING, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    stream: Option<bool>,
+    #[command(flatten)]
+    streaming: Streaming,
 
     /// Start also if the memory that the run will take is not there
     #[arg(long, help_heading = COMPUTING)]
@@ -38,7 +35,7 @@ impl Computing {
         ReweightConfig {
             blockwise: self.blockwise,
             parallel: self.parallel,
-            stream: self.stream,
+            stream: self.streaming.stream,
             ..settings
         }
     }

@@ -15,7 +15,7 @@ use super::console::{bar, note, say};
 use super::interrupt::{self, Interrupt};
 use super::record::Record;
 use super::stability;
-use super::training::{TRAINING, Training};
+use super::training::{TRAINING, Training, index_beside};
 
 const EXAMPLES: &str = "\
 A step trains on a batch of the sources, and as many samples of the validation set, or all if there
@@ -177,10 +177,8 @@ impl Args {
             Some(run) => ReweightConfig::read(run)?,
             None => self.settings(),
         };
-        // For all runs in one folder, so that the second start is fast.
-        let runs = self.resume.clone().or(self.out.clone());
-        let runs = runs.unwrap_or_else(next_free_folder);
-        config.index = Some(runs.with_file_name("index"));
+        let run = self.resume.clone().or(self.out.clone());
+        config.index = Some(index_beside(&run.unwrap_or_else(next_free_folder)));
         config.checkpoint_steps = self.checkpoint_steps.or(config.checkpoint_steps);
         if let Some(minutes) = self.checkpoint_minutes {
             config.checkpoint_minutes = (minutes != 0.0).then_some(minutes);

@@ -82,12 +82,12 @@ impl Index {
             places: Places::default(),
             counts: Counts::default(),
         };
-        let mut content = Checksum::default();
+        let (bounds, mut content) = (tokenizer.bounds(), Checksum::default());
         each_record(
             path,
             |bytes, place| {
                 let record = Record::parse(path, bytes, place)?;
-                count_samples(record, tokenizer, max_length)
+                count_samples(record, tokenizer, bounds.as_ref(), max_length)
                     .map_err(|error| Error::record(path, place.line, error))
             },
             |bytes, place, found| {

@@ -40,15 +40,18 @@ impl Loader {
             Arc::new(Mutex::new(queue)),
             Arc::new(AtomicBool::new(false)),
         );
-        let threads = (0..(cores / 2).clamp(1, THREADS)).map(|_| {
+        let threads = (0..(cores / 2).clamp(1, THREADS)).filter_map(|_| {
             let (sources, queue, over) = (sources.clone(), queue.clone(), over.clone());
-            thread::spawn(move || work(&sources, &queue, &over))
+            let thread = thread::Builder::new().name("scalebio-loader".to_owned());
+            thread.spawn(move || work(&sources, &queue, &over)).ok()
         });
+        let threads: Vec<_> = threads.collect();
         Self {
-            threads: threads.collect(),
+            // Without a thread, nothing is asked for, and samples are read when they are needed.
+            jobs: (!threads.is_empty()).then_some(jobs),
+            threads,
             sources,
             asked: Mutex::default(),
-            jobs: Some(jobs),
             over,
         }
     }

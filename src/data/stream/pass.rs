@@ -94,8 +94,11 @@ pub(in crate::data) fn each_record<R: Send>(
             waiting.push_back(done);
             // A small file needs one thread only.
             if spawned < threads {
-                scope.spawn(run);
-                spawned += 1;
+                match thread::Builder::new().spawn_scoped(scope, run) {
+                    Ok(_) => spawned += 1,
+                    Err(error) if spawned == 0 => return Err(Error::io(path, error)),
+                    Err(_) => {} // a system at its limit: those that are there do it
+                }
             }
             let sent = jobs.send((chunk, answer));
             let keep = if end.is_some() || sent.is_err() {
