@@ -11,12 +11,13 @@ use serde_json::Value;
 
 use super::config::ReweightConfig;
 use super::experiment::Experiment;
+use crate::data::Source;
 use crate::files::Checksum;
 use crate::models::CausalLm;
 use crate::{Error, Result};
 
 /// Settings that do not change a run, or by rounding only. What is in folders and files is compared by content.
-const FREE: [&str; 10] = [
+const FREE: [&str; 12] = [
     "data",
     "model",
     "tokenizer",
@@ -27,6 +28,8 @@ const FREE: [&str; 10] = [
     "checkpoint_steps",
     "checkpoint_minutes",
     "offload",
+    "stream",
+    "index",
 ];
 
 /// What a run was made of. Maps from names to texts, so that differences can be named.
@@ -92,19 +95,8 @@ impl Origin {
         let sources = experiment.sources().iter().map(|s| ("source", s));
         let sets = sources.chain([("validation set", experiment.validation())]);
         let data = sets.map(|(kind, source)| {
-            let mut sum = Checksum::default();
-            for sample in &source.samples {
-                sum.add(&(sample.ids.len() as u64).to_le_bytes());
-                for (id, learned) in sample.ids.iter().zip(&sample.learned) {
-                    sum.add(&(u64::from(*id) << 1 | u64::from(*learned)).to_le_bytes());
-                }
-            }
-            let text = format!(
-                "{} samples with checksum {}",
-                source.samples.len(),
-                sum.text()
-            );
-            (format!("{kind} `{}`", source.name), text)
+            let text = format!("{} samples {}", source.samples.len(), content(source)?);
+            Ok((format!("{kind} `{}`", source.name), text))
         });
         let mut values = Values(Checksum::default());
         model.visit(&mut values);
@@ -124,7 +116,7 @@ impl Origin {
         }
         Ok(Self {
             settings: settings(experiment.config())?,
-            data: data.collect(),
+            data: data.collect::<Result<_>>()?,
             model: of_model,
         })
     }
@@ -175,6 +167,21 @@ impl Origin {
         }
         Ok(())
     }
+}
+
+/// The checksum of a source's tokens; of one that is streamed, of what they are made from.
+fn content(source: &Source) -> Result<String> {
+    if let Some(streamed) = source.samples.streamed() {
+        return Ok(format!("from {}", streamed.origin()?));
+    }
+    let mut sum = Checksum::default();
+    for sample in source.in_memory()? {
+        sum.add(&(sample.ids.len() as u64).to_le_bytes());
+        for (id, learned) in sample.ids.iter().zip(&sample.learned) {
+            sum.add(&(u64::from(*id) << 1 | u64::from(*learned)).to_le_bytes());
+        }
+    }
+    Ok(format!("with checksum {}", sum.text()))
 }
 
 /// The settings that determine a run, as texts.

@@ -91,6 +91,14 @@ pub struct ReweightConfig {
     /// same up to rounding. Default: nothing.
     #[serde(default)]
     pub offload: Option<Offloading>,
+    /// Whether the samples of the sources stay in their files and are read as they are drawn; the results are the same. See
+    /// [`Source::stream`](crate::data::Source::stream). Default: if the files have more than 256 MiB together.
+    #[serde(default)]
+    pub stream: Option<bool>,
+    /// The folder in which the indices of streamed sources are kept from one start to the next. Default: nowhere; the program
+    /// takes `index` beside the folder of the run.
+    #[serde(default)]
+    pub index: Option<PathBuf>,
     /// When the run stops, what the weights are pulled to, their floor and average. Default: nothing of it.
     #[serde(flatten)]
     pub stability: Stability,
@@ -129,6 +137,8 @@ impl ReweightConfig {
             checkpoint_steps: None,
             checkpoint_minutes: checkpoint_minutes(),
             offload: None,
+            stream: None,
+            index: None,
             stability: Stability::default(),
         }
     }

@@ -60,7 +60,10 @@ impl Experiment {
     pub fn open(config: ReweightConfig) -> Result<Self> {
         config.validate()?;
         let devices = Devices::open(&config)?;
-        let mut options = CorpusConfig::new(config.max_length).vocabulary(VOCABULARY);
+        let mut options = CorpusConfig::new(config.max_length)
+            .vocabulary(VOCABULARY)
+            .stream(config.stream)
+            .index(config.index.clone());
         let (file, folder) = (config.tokenizer.as_deref(), config.model.as_deref());
         if let Some(tokenizer) = given_tokenizer(file, folder)? {
             options = options.tokenizer(tokenizer);
@@ -194,7 +197,8 @@ impl Experiment {
     }
 
     /// The memory that learning the source weights takes beside this process as it is now, predicted from the model's
-    /// config.json: nothing is loaded. It takes the longest sample for the length of all.
+    /// config.json: nothing is loaded. It takes the longest sample for the length of all; of a
+    /// source that is streamed, what no sample is longer than.
     ///
     /// # Errors
     ///
@@ -220,8 +224,7 @@ impl Experiment {
     fn plan_config(&self) -> PlanConfig {
         let config = &self.config;
         let sources = self.sources.iter().chain(&*self.validation);
-        let samples = sources.flat_map(|source| &source.samples);
-        let longest = samples.map(|sample| sample.ids.len()).max();
+        let longest = sources.map(|source| source.samples.longest()).max();
         PlanConfig {
             batch: config.batch.div_ceil(self.ranks.count()),
             micro_batch: config.micro_batch,
@@ -298,7 +301,11 @@ impl Experiment {
     }
 
     /// The mean loss of a model over the samples of a source, in nats.
-    pub fn mean_loss(&self, model: &CausalLm, source: &Source) -> f64 {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`](crate::Error::File) for a source that is streamed.
+    pub fn mean_loss(&self, model: &CausalLm, source: &Source) -> Result<f64> {
         let batch = self.config.micro_batch.unwrap_or(self.config.batch);
         mean_loss(model, source, batch)
     }

@@ -113,7 +113,7 @@ pub fn source(name: &str, step: u32) -> Source {
     Source {
         name: name.to_owned(),
         path: name.into(),
-        samples: (0..16).map(sample).collect(),
+        samples: (0..16).map(sample).collect::<Vec<_>>().into(),
         records: 16,
         skipped: 0,
     }

@@ -110,3 +110,5 @@ mod spread;
 mod stability_runs;
 #[cfg(feature = "llm")]
 mod stories;
+#[cfg(feature = "llm")]
+mod streaming;

@@ -8,7 +8,7 @@ use scalebio::train::{Experiment, PlacementKind, ReweightConfig};
 
 use super::console::{print, say};
 use super::table;
-use super::training::COMPUTING;
+use super::training::{COMPUTING, Streaming};
 
 /// What changes memory and speed, and results by rounding only.
 #[derive(Debug, clap::Args)]
@@ -48,6 +48,9 @@ pub struct Computing {
     #[arg(long, value_name = "SECONDS", verbatim_doc_comment, help_heading = COMPUTING, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     rank_timeout: u64,
 
+    #[command(flatten)]
+    streaming: Streaming,
+
     /// Start also if the memory that the run will take is not there
     #[arg(long, help_heading = COMPUTING)]
     force: bool,
@@ -60,6 +63,7 @@ impl Computing {
             blockwise: self.blockwise,
             parallel: self.parallel,
             offload: self.offload,
+            stream: self.streaming.stream,
             ..self.placed(settings)
         }
     }

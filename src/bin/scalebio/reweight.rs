@@ -16,7 +16,7 @@ use super::interrupt::{self, Interrupt};
 use super::job::Job;
 use super::record::Record;
 use super::stability;
-use super::training::{TRAINING, Training};
+use super::training::{TRAINING, Training, index_beside};
 
 const EXAMPLES: &str = "\
 A step trains on a batch of the sources, and as many samples of the validation set, or all if there
@@ -56,6 +56,7 @@ const SETTINGS: &[&str] = &[
     "blockwise",
     "parallel",
     "offload",
+    "stream",
     "stop_below",
     "stop_window",
     "pull",
@@ -178,6 +179,8 @@ impl Args {
             Some(run) => self.computing.placed(ReweightConfig::read(run)?),
             None => self.settings(),
         };
+        let run = self.resume.clone().or(self.out.clone());
+        config.index = Some(index_beside(&run.unwrap_or_else(next_free_folder)));
         config.checkpoint_steps = self.checkpoint_steps.or(config.checkpoint_steps);
         if let Some(minutes) = self.checkpoint_minutes {
             config.checkpoint_minutes = (minutes != 0.0).then_some(minutes);
@@ -322,6 +325,13 @@ fn describe(experiment: &Experiment) -> io::Result<()> {
             source.skipped
         )?;
     }
+    if experiment
+        .sources()
+        .iter()
+        .any(|s| s.samples.in_memory().is_none())
+    {
+        say!("sources are read from their files as they are drawn")?;
+    }
     Ok(())
 }
 
@@ -386,14 +396,14 @@ fn compare(
             bar.inc(1);
         }
         bar.finish_and_clear();
-        losses.push(experiment.mean_loss(training.model(), test));
+        losses.push(experiment.mean_loss(training.model(), test)?);
     }
     say!("\ntest loss of a model trained afresh")?;
     say!("  on the learned weights {:>8.4}", losses[0])?;
     say!("  on uniform weights     {:>8.4}", losses[1])?;
     say!(
         "  (for information: w itself, which has seen the validation set, {:.4})",
-        experiment.mean_loss(reweighted, test)
+        experiment.mean_loss(reweighted, test)?
     )?;
     Ok(())
 }
