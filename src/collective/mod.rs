@@ -1,6 +1,6 @@
 //! Data-parallel runs: several ranks take the steps of one run together, each on its share of every draw.
 //!
-//! A rank is a process ([`Mpi`], feature `mpi`) or a thread ([`Threads`]; [`CudaDevices`], feature `cuda`). Each holds all of
+//! A rank is a process (`Mpi`, feature `mpi`) or a thread ([`Threads`]; `CudaDevices`, feature `cuda`). Each holds all of
 //! `x`, `w` and `u`, computes the gradients of its share, and takes part in their sum; then all make the same updates. A
 //! step's objective is the sum of its micro-batch losses, with normalizers of the whole draw, so the sum over ranks is exact
 //! and a run depends on the number of ranks by rounding only. Give the [`Ranks`] of a [`Collective`] to

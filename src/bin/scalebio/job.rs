@@ -36,36 +36,34 @@ pub struct Job {
 impl Job {
     /// Joins the job that this process was started in, if a launcher did that. Only rank 0 prints from now on.
     pub fn join(timeout: Duration) -> Result<Self, Box<dyn Error>> {
-        let alone = number(&SIZES).is_none() && number(&RANKS).is_none();
-        #[cfg(feature = "mpi")]
-        {
-            let mpi = if alone {
-                None
-            } else {
-                Some(Mpi::start(timeout)?)
-            };
-            let ranks = mpi.clone().map(Ranks::new).unwrap_or_default();
-            if !ranks.is_first() {
-                console::silence();
-            }
-            Ok(Self { ranks, mpi })
+        let launched = number(&SIZES).or(number(&RANKS)).is_some();
+        let job = Self::connected(launched, timeout)?;
+        if !job.ranks.is_first() {
+            console::silence();
         }
-        #[cfg(not(feature = "mpi"))]
-        {
-            let _ = timeout;
-            // PMIx says only which one this is; Slurm, how many there are.
-            let several = number(&SIZES).or_else(|| number(&["SLURM_STEP_NUM_TASKS"]));
-            if !alone && several.is_some_and(|processes| processes > 1) {
-                return Err(format!(
-                    "started as {} processes, each of which would do the same run; build with `--features mpi` for a \
-                     data-parallel run, or start one process",
-                    several.unwrap_or_default()
-                )
-                .into());
-            }
-            Ok(Self {
+        Ok(job)
+    }
+
+    #[cfg(feature = "mpi")]
+    fn connected(launched: bool, timeout: Duration) -> Result<Self, Box<dyn Error>> {
+        let mpi = launched.then(|| Mpi::start(timeout)).transpose()?;
+        let ranks = mpi.clone().map(Ranks::new).unwrap_or_default();
+        Ok(Self { ranks, mpi })
+    }
+
+    #[cfg(not(feature = "mpi"))]
+    fn connected(launched: bool, _timeout: Duration) -> Result<Self, Box<dyn Error>> {
+        // PMIx says only which one this is; Slurm, how many there are.
+        let processes = number(&SIZES).or_else(|| number(&["SLURM_STEP_NUM_TASKS"]));
+        match processes {
+            Some(processes) if launched && processes > 1 => Err(format!(
+                "started as {processes} processes, each of which would do the same run; build with `--features mpi` for \
+                 a data-parallel run, or start one process"
+            )
+            .into()),
+            _ => Ok(Self {
                 ranks: Ranks::default(),
-            })
+            }),
         }
     }
 

@@ -27,7 +27,8 @@ Examples:
   scalebio reweight                                       # the shipped data, a small model
   scalebio reweight --data DIR --model HF_DIR --dtype bf16 --lisa-blocks 2 --out runs/a
   scalebio reweight --config runs/a/config.toml --seed 1 --out runs/b
-  scalebio reweight --resume runs/a                       # after Ctrl-C, or a crash";
+  scalebio reweight --resume runs/a                       # after Ctrl-C, or a crash
+  mpirun -n 4 scalebio reweight --data DIR --out runs/a   # each batch shared by 4 processes (--features mpi)";
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
 
