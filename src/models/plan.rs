@@ -89,6 +89,7 @@ pub struct DeviceMemory {
 pub struct MemoryPlan {
     devices: Vec<DeviceMemory>,
     host: Option<DeviceMemory>,
+    moved: u64,
 }
 
 impl MemoryPlan {
@@ -119,13 +120,16 @@ impl MemoryPlan {
                 })
                 .collect(),
         };
+        let mut moved = 0;
         let memory = |share: Share| {
-            Load {
+            let load = Load {
                 size,
                 config,
                 share,
-            }
-            .memory()
+            };
+            let (device, host) = load.memory();
+            moved += load.moved(&host);
+            (device, host)
         };
         let (devices, hosts): (Vec<_>, Vec<_>) = shares.into_iter().map(memory).unzip();
         let host = hosts.into_iter().reduce(|sum, host| DeviceMemory {
@@ -139,6 +143,7 @@ impl MemoryPlan {
         Ok(Self {
             devices,
             host: host.filter(|_| config.offload.is_some()),
+            moved,
         })
     }
 
@@ -150,6 +155,13 @@ impl MemoryPlan {
     /// What waits in host memory for all devices, if something is offloaded: what the host computes with is not counted.
     pub fn host(&self) -> Option<&DeviceMemory> {
         self.host.as_ref()
+    }
+
+    /// Bytes that a step moves between the host and all devices, if something is offloaded: a frozen block's parameters twice
+    /// for each gradient of a micro-batch (two gradients in `w`, one in `u`), and what the optimizer remembers there and back,
+    /// where it waits on the host. A draw of other blocks moves their parameters once more.
+    pub fn bytes_moved(&self) -> u64 {
+        self.moved
     }
 
     /// Bytes on all devices.
@@ -320,7 +332,7 @@ impl Load<'_> {
     }
 
     /// Samples of a step.
-    fn samples(&self) -> usize {
+    pub(super) fn samples(&self) -> usize {
         match self.config.placement {
             Placement::Parallel(devices) => self.config.batch.div_ceil(devices),
             _ => self.config.batch,
@@ -328,7 +340,7 @@ impl Load<'_> {
     }
 
     /// Samples and rows of a micro-batch.
-    fn micro_batch(&self) -> (usize, usize) {
+    pub(super) fn micro_batch(&self) -> (usize, usize) {
         let samples = self.samples();
         let samples = self.config.micro_batch.unwrap_or(samples).min(samples);
         (samples, samples * self.config.length)
