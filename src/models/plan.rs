@@ -91,6 +91,7 @@ pub struct DeviceMemory {
 pub struct MemoryPlan {
     devices: Vec<DeviceMemory>,
     host: Option<DeviceMemory>,
+    moved: u64,
 }
 
 impl MemoryPlan {
@@ -108,14 +109,12 @@ impl MemoryPlan {
             head: true,
             blocks: size.blocks,
         };
-        let memory = |share: Share| {
-            Load {
-                size,
-                config,
-                share,
-            }
-            .memory()
+        let load = |share| Load {
+            size,
+            config,
+            share,
         };
+        let memory = |share| load(share).memory();
         let spread = |share: Share, devices| share.spread(devices, |share| memory(share).0.total);
         let shares = match config.placement {
             Placement::One => vec![both],
@@ -128,6 +127,8 @@ impl MemoryPlan {
                 shares
             }
         };
+        let moved = |share: &Share| load(*share).moved(&memory(*share).1);
+        let moved = shares.iter().map(moved).sum();
         let (devices, hosts): (Vec<_>, Vec<_>) = shares.into_iter().map(memory).unzip();
         let host = hosts.into_iter().reduce(|sum, host| DeviceMemory {
             u: sum.u + host.u,
@@ -140,6 +141,7 @@ impl MemoryPlan {
         Ok(Self {
             devices,
             host: host.filter(|_| config.offload.is_some()),
+            moved,
         })
     }
 
@@ -188,6 +190,13 @@ impl MemoryPlan {
     /// What waits in host memory for all devices, if something is offloaded: what the host computes with is not counted.
     pub fn host(&self) -> Option<&DeviceMemory> {
         self.host.as_ref()
+    }
+
+    /// Bytes that a step moves between the host and all devices, if something is offloaded: a frozen block's parameters twice
+    /// for each gradient of a micro-batch (two gradients in `w`, one in `u`), and what the optimizer remembers there and back,
+    /// where it waits on the host. A draw of other blocks moves their parameters once more.
+    pub fn bytes_moved(&self) -> u64 {
+        self.moved
     }
 
     /// Bytes on all devices.
@@ -390,7 +399,7 @@ impl Load<'_> {
     }
 
     /// Samples of a step.
-    fn samples(&self) -> usize {
+    pub(super) fn samples(&self) -> usize {
         match self.config.placement {
             Placement::Parallel(devices) => self.config.batch.div_ceil(devices),
             _ => self.config.batch,
@@ -398,7 +407,7 @@ impl Load<'_> {
     }
 
     /// Samples and rows of a micro-batch.
-    fn micro_batch(&self) -> (usize, usize) {
+    pub(super) fn micro_batch(&self) -> (usize, usize) {
         let samples = self.samples();
         let samples = self.config.micro_batch.unwrap_or(samples).min(samples);
         (samples, samples * self.config.length)

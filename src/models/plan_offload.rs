@@ -38,6 +38,19 @@ impl Load<'_> {
         host
     }
 
+    /// Bytes that a step moves between the device and `host`, see [`MemoryPlan::bytes_moved`](super::MemoryPlan::bytes_moved).
+    pub(super) fn moved(&self, host: &DeviceMemory) -> u64 {
+        if self.config.offload.is_none() {
+            return 0;
+        }
+        let frozen = self.share.blocks - self.active_blocks();
+        let (samples, _) = self.micro_batch();
+        let gradients = 2 * usize::from(self.share.w) + usize::from(self.share.u);
+        let copies = 2 * gradients * self.samples().div_ceil(samples);
+        let of_blocks = [copies, frozen, self.size.block, self.config.dtype.width()];
+        bytes(&of_blocks) + 2 * (host.masters + host.moments)
+    }
+
     /// Bytes of what visits the device for the update of the largest parameter: of the embedding or the head, or of a block's
     /// largest, which is no larger than the block.
     pub(super) fn visiting(&self) -> u64 {

@@ -73,6 +73,10 @@ pub struct ReweightConfig {
     /// Several devices in place of `device`, each once. Default: none.
     #[serde(default)]
     pub devices: Vec<String>,
+    /// Which part of `devices` is this process's, and of how many: for several processes on one machine. Not saved. Default:
+    /// all.
+    #[serde(skip)]
+    pub device_share: Option<(usize, usize)>,
     /// How several devices are used. Default: what [`MemoryPlan::place`](crate::models::MemoryPlan::place) finds.
     #[serde(default)]
     pub placement: Option<PlacementKind>,
@@ -132,6 +136,7 @@ impl ReweightConfig {
             parallel: false,
             device: "flex".to_owned(),
             devices: Vec::new(),
+            device_share: None,
             placement: None,
             device_memory: None,
             checkpoint_steps: None,
@@ -143,12 +148,20 @@ impl ReweightConfig {
         }
     }
 
-    /// The names of the devices: `devices`, or `device` alone.
+    /// The names of the devices: `devices`, or `device` alone. Of several processes on one machine, each has an equal part
+    /// of them, if there is one; else they share all.
     pub fn device_names(&self) -> Vec<&str> {
-        if self.devices.is_empty() {
-            return vec![&self.device];
+        let all: Vec<&str> = match self.devices.as_slice() {
+            [] => vec![&self.device],
+            devices => devices.iter().map(String::as_str).collect(),
+        };
+        match self.device_share {
+            Some((index, of)) if of > 0 && index < of && all.len().is_multiple_of(of) => {
+                let part = all.len() / of;
+                all[index * part..(index + 1) * part].to_vec()
+            }
+            _ => all,
         }
-        self.devices.iter().map(String::as_str).collect()
     }
 
     /// Reads the settings of a run from the `config.json` in its folder.

@@ -401,6 +401,15 @@ fn reweight_refuses_what_does_not_fit_and_prints_what_does() {
     let loaded = text.find("model with").unwrap();
     let peak = text.find("MB at the peak").unwrap();
     assert!(predicted < loaded && loaded < peak, "{text}");
+    assert!(!text.contains("a step moves"), "{text}");
+
+    let other = folder.path().join("offloaded");
+    let other = [&large[2..4], &["--out", other.to_str().unwrap()]].concat();
+    let offloaded = "--lisa-blocks 1 --device ndarray --offload frozen,moments";
+    let offloaded: Vec<_> = offloaded.split(' ').chain(small).chain(other).collect();
+    let text = printed(&example("reweight", &offloaded));
+    assert!(text.contains("\nhost "), "{text}");
+    assert!(text.contains("a step moves"), "{text}");
 }
 
 /// `memory_plan` prints a line for each of the seven models, and for each device of one of them.
@@ -414,6 +423,13 @@ fn the_example_prints_the_models_and_the_devices_of_one() {
     let text = printed(&example("memory_plan", &spread));
     assert!(text.contains("32763876352 parameters"), "{text}");
     assert!(text.contains("\n1-6 "), "{text}");
+
+    let offloaded = printed(&example(
+        "memory_plan",
+        &[&spread[..], &["--offload", "frozen"]].concat(),
+    ));
+    assert!(offloaded.contains("\nhost "), "{offloaded}");
+    assert!(offloaded.contains("a step moves"), "{offloaded}");
 
     // A card of 24 GB holds GPT-2 with its copy, eight of them Qwen2.5-32B, one does not.
     let text = printed(&example("memory_plan", &["--device-memory", "24"]));

@@ -24,7 +24,8 @@ pub struct Computing {
     parallel: bool,
 
     /// Compute on several devices in place of --device: w on the first half, u on
-    /// the others, or the blocks of both over all; see --placement
+    /// the others, or the blocks of both over all; see --placement. Under mpirun
+    /// they are divided among the ranks of a machine
     #[arg(long, value_name = "A,B,..", value_delimiter = ',', verbatim_doc_comment, help_heading = COMPUTING)]
     devices: Vec<String>,
 

@@ -26,6 +26,12 @@ const ON_THIS_MACHINE: [&str; 3] = [
     "MV2_COMM_WORLD_LOCAL_SIZE",
 ];
 
+const RANKS_ON_THIS_MACHINE: [&str; 3] = [
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+];
+
 /// The job that this process is one of.
 pub struct Job {
     ranks: Ranks,
@@ -69,6 +75,13 @@ impl Job {
 
     pub fn ranks(&self) -> &Ranks {
         &self.ranks
+    }
+
+    /// Which of the ranks on this machine this is, and how many there are.
+    pub fn share(&self) -> Option<(usize, usize)> {
+        let count = self.on_this_machine();
+        let index = number(&RANKS_ON_THIS_MACHINE).or(number(&RANKS))? % count;
+        (count > 1).then_some((index as usize, count as usize))
     }
 
     /// How many of the ranks share this machine's memory.

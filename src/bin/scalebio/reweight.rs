@@ -198,7 +198,13 @@ pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
 
 fn learn(args: &Args, record: &Record, job: &mut Job) -> Result<(), Box<dyn Error>> {
     let ranks = job.ranks().clone();
-    let experiment = ranks.together(args.config().and_then(Experiment::open))?;
+    let experiment = ranks.together(args.config().and_then(|config| {
+        let device_share = job.share();
+        Experiment::open(ReweightConfig {
+            device_share,
+            ..config
+        })
+    }))?;
     let experiment = experiment.with_ranks(ranks.clone());
     describe(&experiment)?;
     args.computing.plan(&experiment, job.on_this_machine())?;

@@ -21,7 +21,7 @@ const COLUMNS: [(&str, Column); 10] = [
     ("total", |memory| memory.total),
 ];
 
-/// Columns in multiples of `unit` bytes; equal devices share a line. Copies and a line of the host only where something is
+/// Columns in multiples of `unit` bytes; equal devices share a line. Copies, the host and what is moved only where something is
 /// offloaded.
 pub fn table(plan: &MemoryPlan, unit: u64) -> String {
     let offloads = plan.host().is_some();
@@ -48,6 +48,10 @@ pub fn table(plan: &MemoryPlan, unit: u64) -> String {
     }
     if let Some(host) = plan.host() {
         lines += &line("host", "", host);
+        lines += &format!(
+            "\na step moves {:.1} between host and devices",
+            plan.bytes_moved() as f64 / unit as f64
+        );
     }
     lines + "\n"
 }

@@ -9,7 +9,8 @@ use super::{PLACES, begin, devices, take};
 use crate::blockwise::folders;
 use crate::resume_training;
 
-/// The memory plan's rows of parameters and moments are what a run holds, on the device and on the host.
+/// The memory plan's rows of parameters and moments are what a run holds, on the device and on the host, and the bytes that it says
+/// a step moves are those.
 #[test]
 fn the_plan_is_what_a_run_holds() {
     let [device, host] = devices();
@@ -34,6 +35,15 @@ fn the_plan_is_what_a_run_holds() {
             let model = model.clone().offload(std::slice::from_ref(&device), &host);
             let mut run = begin(model.unwrap()).offload(of);
             take(&mut run, 1);
+            // A step that draws no other blocks.
+            let moved = take(&mut run, 1)[0].bytes_moved();
+            assert_eq!(
+                moved,
+                Some(plan.bytes_moved()),
+                "{}, {offload}",
+                folder.display()
+            );
+            assert_eq!(plain.bytes_moved(), 0);
             let of_x = 2 * (4 + 8);
             let held = |memory: &DeviceMemory| memory.u + memory.w + memory.moments;
             let (on_device, on_host) = (&plan.devices()[0], plan.host().unwrap());
