@@ -222,8 +222,8 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// The blocks in runs over devices: of about equal length, but that the fullest devices give blocks to the emptiest as
-    /// long as their `total` falls.
+    /// The blocks in runs over devices: of about equal length, but that the fullest device gives blocks to others as long as
+    /// that lowers the larger `total` of the two.
     fn spread(self, devices: usize, total: impl Fn(Self) -> u64) -> Vec<Self> {
         let blocks = self.blocks;
         let share = |index| Self {
@@ -233,21 +233,23 @@ impl Share {
             ..self
         };
         let mut shares: Vec<_> = (0..devices).map(share).collect();
+        let with = |share: Self, blocks| Self { blocks, ..share };
         loop {
-            let by_total = |&index: &usize| total(shares[index]);
-            let (Some(fullest), Some(emptiest)) = (
-                (0..devices).max_by_key(by_total),
-                (0..devices).min_by_key(by_total),
-            ) else {
+            let one_more = |index: &usize| {
+                let share: Self = shares[*index];
+                total(with(share, share.blocks + 1))
+            };
+            let fullest = (0..devices).max_by_key(|&index| total(shares[index]));
+            let taker = (0..devices).filter(|&index| Some(index) != fullest);
+            let (Some(giver), Some(taker)) = (fullest, taker.min_by_key(one_more)) else {
                 return shares;
             };
-            let (mut giving, mut taking) = (shares[fullest], shares[emptiest]);
-            (giving.blocks, taking.blocks) = (giving.blocks.saturating_sub(1), taking.blocks + 1);
-            let before = total(shares[fullest]);
-            if giving.blocks == 0 || total(giving).max(total(taking)) >= before {
+            let (fewer, more) = (shares[giver].blocks - 1, shares[taker].blocks + 1);
+            let after = total(with(shares[giver], fewer)).max(total(with(shares[taker], more)));
+            if fewer == 0 || after >= total(shares[giver]) {
                 return shares;
             }
-            (shares[fullest], shares[emptiest]) = (giving, taking);
+            (shares[giver].blocks, shares[taker].blocks) = (fewer, more);
         }
     }
 }

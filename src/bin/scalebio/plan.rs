@@ -236,7 +236,7 @@ fn fitting(args: &Args, capacity: u64) -> Result<(), Box<dyn Error>> {
         capacity as f64 / GB as f64
     )?;
     let counts = [1, 2, 4, 8];
-    let heads = counts.map(|devices| format!(" {:>15}", format!("{devices} devices")));
+    let heads = counts.map(|devices| format!(" {:>15}", format!("on {devices}")));
     say!("{:<13}{}", "model", heads.concat())?;
     for name in MODELS {
         let size = ModelSize::read(shipped(name))?;
