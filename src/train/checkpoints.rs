@@ -17,14 +17,13 @@ use crate::models::CausalLm;
 use crate::{Error, Result};
 
 /// Settings that do not change a run. What is in these folders and files is compared by content.
-const FREE: [&str; 7] = [
+const FREE: [&str; 6] = [
     "data",
     "model",
     "tokenizer",
     "checkpoint_steps",
     "checkpoint_minutes",
     "stream",
-    "index",
 ];
 
 /// What a run was made of. Maps from names to texts, so that differences can be named.
