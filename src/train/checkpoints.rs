@@ -17,7 +17,7 @@ use crate::models::CausalLm;
 use crate::{Error, Result};
 
 /// Settings that do not change a run, or by rounding only. What is in folders and files is compared by content.
-const FREE: [&str; 12] = [
+const FREE: [&str; 11] = [
     "data",
     "model",
     "tokenizer",
@@ -29,7 +29,6 @@ const FREE: [&str; 12] = [
     "checkpoint_minutes",
     "offload",
     "stream",
-    "index",
 ];
 
 /// What a run was made of. Maps from names to texts, so that differences can be named.

@@ -100,8 +100,8 @@ pub struct ReweightConfig {
     #[serde(default)]
     pub stream: Option<bool>,
     /// The folder in which the indices of streamed sources are kept from one start to the next. Default: nowhere; the program
-    /// takes `index` beside the folder of the run.
-    #[serde(default)]
+    /// takes `index` beside the folder of the run. Not in config.json.
+    #[serde(skip)]
     pub index: Option<PathBuf>,
     /// When the run stops, what the weights are pulled to, their floor and average. Default: nothing of it.
     #[serde(flatten)]

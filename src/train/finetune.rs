@@ -64,8 +64,8 @@ pub struct FinetuneConfig {
     #[serde(default)]
     pub stream: Option<bool>,
     /// The folder in which the index of streamed samples is kept from one start to the next. Default: nowhere; the program takes
-    /// `index` beside the folder of the run.
-    #[serde(default)]
+    /// `index` beside the folder of the run. Not in config.json.
+    #[serde(skip)]
     pub index: Option<PathBuf>,
 }
 
