@@ -117,7 +117,7 @@ mod solver;
 #[cfg(feature = "llm")]
 pub mod train;
 
-pub use device::device;
+pub use device::{catch_lost_device, device};
 pub use error::{Error, Result};
 pub use problem::{Bilevel, Gradients, LowerObjective, Slot, UpperObjective};
 pub use sampler::{ActiveLayers, AllLayers, LayerSampler, Lisa, Minibatch, Minibatches, Order};

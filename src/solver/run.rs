@@ -11,12 +11,13 @@ use super::scalebio::{Moments, ScaleBio};
 use super::step::{PerVariable, Step};
 use super::tasks::{Evaluation, Tasks, in_parallel, in_turn};
 use super::variable::{Variable, auxiliary_of, untied};
-use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
+use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective, catch_lost_device};
 
 /// A run of [`ScaleBio`]: an endless iterator over its steps.
 ///
 /// All that can fail (draws, losses, gradients) comes before any variable changes. After an error
-/// the iterator ends and the run stands at its last good state, which can still be read.
+/// the iterator ends and the run stands at its last good state, which can still be read. (Where the error is that a device of
+/// another machine is lost, [`catch_lost_device`] says what can.)
 ///
 /// # Example
 ///
@@ -291,7 +292,7 @@ where
         {
             self.before = self.drawn();
         }
-        let step = (self.advance)(self);
+        let step = catch_lost_device(|| (self.advance)(self));
         self.failed = step.is_err();
         Some(step)
     }

@@ -15,11 +15,13 @@ use crate::files::Checksum;
 use crate::models::CausalLm;
 use crate::{Error, Result};
 
-/// Settings that do not change a run. What is in these folders and files is compared by content.
-const FREE: [&str; 5] = [
+/// Settings that do not change a run, or, as the device, by rounding only. What is in these folders and files is compared by
+/// content.
+const FREE: [&str; 6] = [
     "data",
     "model",
     "tokenizer",
+    "device",
     "checkpoint_steps",
     "checkpoint_minutes",
 ];

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use scalebio::data::{Sample, Source};
 use scalebio::models::{CausalLm, Differentiation, Gpt2Config};
 use scalebio::reweight::{self, Draws, SourceWeights, TokenSources, Validation, WeightedSources};
-use scalebio::{LayerSampler, Lisa, Run, ScaleBio, Step, Update};
+use scalebio::{Bilevel, LayerSampler, Lisa, Run, ScaleBio, Step, Update};
 
 const BLOCKS: usize = 5;
 
@@ -80,9 +80,25 @@ pub fn start_small(device: &Device) -> LanguageRun {
 
 /// A run of a small GPT-2 under LISA, with its blocks on these devices.
 pub fn start_spread(devices: &[Device]) -> LanguageRun {
+    let (method, model) = spread(devices);
+    start(method, model)
+}
+
+/// The run of [`start_spread`] from a checkpoint.
+#[cfg(feature = "remote")]
+pub fn resume_spread(
+    devices: &[Device],
+    folder: &std::path::Path,
+) -> scalebio::Result<LanguageRun> {
+    let (method, model) = spread(devices);
+    let (problem, weights) = problem(&model);
+    method.resume(folder, problem, weights, model)
+}
+
+fn spread(devices: &[Device]) -> (ScaleBio, CausalLm) {
     let model = small_on(&devices[0]).spread(devices).unwrap();
     let lisa = Lisa::over(&model, &model.blocks_path()).unwrap().period(3);
-    start(adamw().layers(lisa), model)
+    (adamw().layers(lisa), model)
 }
 
 fn small_on(device: &Device) -> CausalLm {
@@ -106,15 +122,21 @@ pub fn source(name: &str, step: u32) -> Source {
     }
 }
 
+type LanguageProblem = Bilevel<Validation<TokenSources>, WeightedSources<TokenSources>>;
 pub type LanguageRun =
     Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, CausalLm>;
 
 fn start(method: ScaleBio, model: CausalLm) -> LanguageRun {
+    let (problem, weights) = problem(&model);
+    method.start(problem, weights, model).unwrap()
+}
+
+fn problem(model: &CausalLm) -> (LanguageProblem, SourceWeights) {
     let training = TokenSources::new(vec![source("ones", 1), source("threes", 3)]);
     let validation = TokenSources::new(vec![source("val", 1)]);
     let problem = reweight::problem(Draws::new(training, 4), Draws::new(validation, 4).seed(1));
     let weights = SourceWeights::uniform(["ones", "threes"], &model.device()).unwrap();
-    method.start(problem.unwrap(), weights, model).unwrap()
+    (problem.unwrap(), weights)
 }
 
 fn adamw() -> ScaleBio {

@@ -43,7 +43,6 @@ const SETTINGS: &[&str] = &[
     "steps",
     "batch",
     "seed",
-    "device",
     "micro_batch",
     "lisa_blocks",
     "lisa_period",
@@ -105,7 +104,8 @@ pub struct Args {
     stability: stability::Flags,
 
     /// Go on with the run in this folder from its last checkpoint, with the
-    /// settings of its config.json, as if it had not been interrupted
+    /// settings of its config.json, as if it had not been interrupted; on
+    /// another --device, up to rounding
     #[arg(long, value_name = "DIR", verbatim_doc_comment, help_heading = STOPPING, conflicts_with_all = SETTINGS.iter().copied())]
     resume: Option<PathBuf>,
 
@@ -164,16 +164,24 @@ impl Args {
             lisa_blocks: self.training.lisa_blocks,
             lisa_period: self.training.lisa_period,
             seed: self.training.seed,
-            device: self.training.device.clone(),
+            device: self.training.device(),
             stability: self.stability.settings(),
             ..self.computing.settings(defaults())
         }
     }
 
-    /// The settings of the flags, or those of the run to go on with; when to write checkpoints may be said anew.
+    /// The settings of the flags, or those of the run to go on with; where to compute and when to write checkpoints may be
+    /// said anew.
     fn config(&self) -> scalebio::Result<ReweightConfig> {
         let mut config = match &self.resume {
-            Some(run) => ReweightConfig::read(run)?,
+            Some(run) => {
+                let config = ReweightConfig::read(run)?;
+                let device = self.training.device.clone();
+                ReweightConfig {
+                    device: device.unwrap_or(config.device),
+                    ..config
+                }
+            }
             None => self.settings(),
         };
         config.checkpoint_steps = self.checkpoint_steps.or(config.checkpoint_steps);
@@ -217,7 +225,12 @@ pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
         }
         say!("going on after {} steps", run.run().steps())?;
     }
-    take_steps(&mut run, experiment.config().steps, &interrupt, &out)?;
+    take_steps(&mut run, experiment.config().steps, &interrupt, &out).map_err(
+        |error| match error.downcast_ref() {
+            Some(scalebio::Error::Device { .. }) => how_to_go_on(&*error, &out),
+            _ => error,
+        },
+    )?;
     interrupt.release();
 
     print_weights(&run.report())?;
@@ -272,6 +285,19 @@ fn take_steps(
     }
     bar.finish_and_clear();
     Ok(())
+}
+
+/// A device that is lost takes `u` or more along, but not the last checkpoint.
+fn how_to_go_on(error: &dyn Error, out: &Path) -> Box<dyn Error> {
+    let kept = out.join("checkpoints").exists();
+    let words = match kept {
+        true => format!(
+            "go on from the last checkpoint with --resume {}",
+            out.display()
+        ),
+        false => "there was no checkpoint yet (see --checkpoint-minutes): start again".to_owned(),
+    };
+    format!("{error}; {words}, there or with another --device").into()
 }
 
 fn describe(experiment: &Experiment) -> io::Result<()> {
