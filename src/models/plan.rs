@@ -90,7 +90,7 @@ impl MemoryPlan {
     ///
     /// # Errors
     /// [`Error::Setting`](crate::Error::Setting) for sizes of 0, a length above the model's longest sequence, more blocks for LISA than there are,
-    /// a micro-batch or devices without samples, more devices than blocks, and two devices for one model.
+    /// a micro-batch or devices without samples, and more devices than blocks.
     pub fn new(size: &ModelSize, config: &PlanConfig) -> Result<Self> {
         config.check(size)?;
         let both = Share {
@@ -103,15 +103,13 @@ impl MemoryPlan {
         let shares = match config.placement {
             Placement::One => vec![both],
             Placement::Parallel(devices) => vec![both; devices],
-            Placement::Apart => [true, false].map(|w| Share { u: !w, w, ..both }).into(),
-            Placement::Spread(devices) => (0..devices)
-                .map(|index| Share {
-                    embedding: index == 0,
-                    head: index + 1 == devices,
-                    blocks: size.blocks * (index + 1) / devices - size.blocks * index / devices,
-                    ..both
-                })
-                .collect(),
+            Placement::Spread(devices) => both.spread(devices),
+            Placement::Apart(devices) => {
+                let of_w = Placement::of_w(devices);
+                let mut shares = Share { u: false, ..both }.spread(of_w);
+                shares.extend(Share { w: false, ..both }.spread(devices - of_w));
+                shares
+            }
         };
         let memory = |share: Share| {
             Load {
@@ -126,7 +124,44 @@ impl MemoryPlan {
         })
     }
 
-    /// What each device holds; with [`Placement::Apart`] that of `w` comes first.
+    /// Where the models of a run go on so many devices: on two or more of them, `u` and `w` apart, which compute at the same
+    /// time, or else, if that does not fit in `capacity` bytes of memory a device, the blocks of both spread over all. If
+    /// neither fits, whichever takes less on its fullest device. The placement in `config` does not count.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn place(
+        size: &ModelSize,
+        config: &PlanConfig,
+        devices: usize,
+        capacity: Option<u64>,
+    ) -> Result<Placement> {
+        let largest = |placement| {
+            let config = PlanConfig {
+                placement,
+                ..config.clone()
+            };
+            Self::new(size, &config).map(|plan| plan.largest())
+        };
+        let (apart, spread) = (Placement::Apart(devices), Placement::Spread(devices));
+        if devices == 1 {
+            return Ok(Placement::One);
+        }
+        if !config.auxiliary {
+            return Ok(spread);
+        }
+        let of_apart = largest(apart)?;
+        if capacity.is_none_or(|capacity| of_apart <= capacity) {
+            return Ok(apart);
+        }
+        // A model of few blocks can be apart on more devices than it can be spread over.
+        match largest(spread) {
+            Ok(of_spread) if of_spread < of_apart => Ok(spread),
+            _ => Ok(apart),
+        }
+    }
+
+    /// What each device holds; with [`Placement::Apart`] those of `w` come first.
     pub fn devices(&self) -> &[DeviceMemory] {
         &self.devices
     }
@@ -151,6 +186,20 @@ struct Share {
     embedding: bool,
     head: bool,
     blocks: usize,
+}
+
+impl Share {
+    /// The blocks in runs of about equal length.
+    fn spread(self, devices: usize) -> Vec<Self> {
+        let blocks = self.blocks;
+        let share = |index| Self {
+            embedding: index == 0,
+            head: index + 1 == devices,
+            blocks: blocks * (index + 1) / devices - blocks * index / devices,
+            ..self
+        };
+        (0..devices).map(share).collect()
+    }
 }
 
 /// A device with its share of a model.

@@ -12,8 +12,9 @@ pub enum Placement {
     /// All on one device.
     #[default]
     One,
-    /// The model `w` on one device, the auxiliary model `u` on another.
-    Apart,
+    /// The model `w` on the first half of so many devices, or one more than half, and the auxiliary model `u` on the others;
+    /// where that is more than one device for a model, its blocks as in [`Spread`](Self::Spread).
+    Apart(usize),
     /// Blocks of both models in runs of about equal length on so many devices; the embedding on the first, with the head if
     /// that is tied to it; else the head on the last.
     Spread(usize),
@@ -53,6 +54,14 @@ pub struct PlanConfig {
     pub auxiliary: bool,
     /// Where the models are. Default: on one device.
     pub placement: Placement,
+}
+
+impl Placement {
+    /// How many of so many devices hold `w` where the models are apart: `w` needs more memory than `u`, and its gradients
+    /// take twice the time.
+    pub(crate) fn of_w(devices: usize) -> usize {
+        devices.div_ceil(2)
+    }
 }
 
 impl Default for PlanConfig {
@@ -105,8 +114,19 @@ impl PlanConfig {
         }
         match self.placement {
             Placement::One => Ok(()),
-            Placement::Apart if self.auxiliary => Ok(()),
-            Placement::Apart => Err(Error::setting(
+            Placement::Apart(devices) if self.auxiliary => {
+                let allowed = 2..=2 * size.blocks;
+                if allowed.contains(&devices) {
+                    return Ok(());
+                }
+                Err(Error::setting(
+                    "devices",
+                    format!("{devices} devices for two models apart"),
+                    format!("from 2 to {}", 2 * size.blocks),
+                    "each device holds a block of one of them at least",
+                ))
+            }
+            Placement::Apart(_) => Err(Error::setting(
                 "placement",
                 "two models apart",
                 "another one, for a method without an auxiliary model",

@@ -87,9 +87,10 @@ where
         problem: Bilevel<F, G>,
         upper: X,
         lower: W,
+        place: impl FnOnce(W) -> Result<W>,
     ) -> Result<Self> {
         let (upper, lower) = (untied(upper), untied(lower));
-        let auxiliary = auxiliary_of(&lower);
+        let auxiliary = untied(place(auxiliary_of(&lower))?);
         let upper = Variable::new(upper, &method.upper, "upper variable")?;
         let auxiliary = Variable::new(auxiliary, &method.auxiliary, "lower variable")?;
         let lower = Variable::new(lower, &method.lower, "lower variable")?;

@@ -136,8 +136,59 @@ impl ScaleBio {
         X: Module,
         W: Module,
     {
+        self.start_apart(problem, upper, lower, Ok)
+    }
+
+    /// Starts a run whose auxiliary variable `u` lives elsewhere than `w`: `place` gets the copy of `lower` that `u` starts
+    /// as and puts its parameters on other devices.
+    ///
+    /// With [`Run::in_parallel`] the two devices then work at the same time. The upper variable stays where it is: an
+    /// objective that computes with it at `u` must bring it to `u`'s device ([`WeightedSources`](crate::WeightedSources)
+    /// does).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`start`](Self::start) and of `place`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use burn::{module::{Module, Param}, tensor::{Device, Tensor}};
+    /// use scalebio::{Bilevel, ScaleBio, Update};
+    ///
+    /// type Vector = Param<Tensor<1>>;
+    ///
+    /// let here = Device::flex().autodiff();
+    /// let there = Device::flex().autodiff(); // Device::cuda(1).autodiff(), say
+    /// let problem = Bilevel {
+    ///     upper: |_: &Vector, w: &Vector| (w.val() - 3.0).square().sum(),
+    ///     lower: |x: &Vector, w: &Vector| (w.val() - x.val().to_device(&w.device())).square().sum(),
+    /// };
+    /// let zeros = || Vector::from_data([0.0, 0.0], &here);
+    /// let method = ScaleBio::new(Update::sgd(0.1), Update::sgd(0.02));
+    /// let mut run = method
+    ///     .start_apart(problem, zeros(), zeros(), |u| Ok(u.fork(&there)))?
+    ///     .in_parallel();
+    /// for step in run.by_ref().take(100) {
+    ///     step?;
+    /// }
+    /// # Ok::<(), scalebio::Error>(())
+    /// ```
+    pub fn start_apart<F, G, X, W>(
+        self,
+        problem: Bilevel<F, G>,
+        upper: X,
+        lower: W,
+        place: impl FnOnce(W) -> Result<W>,
+    ) -> Result<Run<F, G, X, W>>
+    where
+        F: UpperObjective<X, W>,
+        G: LowerObjective<X, W>,
+        X: Module,
+        W: Module,
+    {
         self.validate()?;
-        Run::new(self, problem, upper, lower)
+        Run::new(self, problem, upper, lower, place)
     }
 
     /// Starts a run, takes `steps` steps and returns where it ended.

@@ -15,13 +15,15 @@ use crate::files::Checksum;
 use crate::models::CausalLm;
 use crate::{Error, Result};
 
-/// Settings that do not change a run, or, as the device, by rounding only. What is in these folders and files is compared by
-/// content.
-const FREE: [&str; 6] = [
+/// Settings that do not change a run, or by rounding only. What is in folders and files is compared by content.
+const FREE: [&str; 9] = [
     "data",
     "model",
     "tokenizer",
     "device",
+    "devices",
+    "placement",
+    "device_memory",
     "checkpoint_steps",
     "checkpoint_minutes",
 ];

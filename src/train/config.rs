@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::placement::PlacementKind;
 use super::stability::Stability;
 use crate::models::Dtype;
 use crate::solver::{ScaleBio, Update};
@@ -69,6 +70,15 @@ pub struct ReweightConfig {
     pub parallel: bool,
     /// Where to compute; see [`device`](crate::device). Default: `flex`.
     pub device: String,
+    /// Several devices in place of `device`, each once. Default: none.
+    #[serde(default)]
+    pub devices: Vec<String>,
+    /// How several devices are used. Default: what [`MemoryPlan::place`](crate::models::MemoryPlan::place) finds.
+    #[serde(default)]
+    pub placement: Option<PlacementKind>,
+    /// Gigabytes (1e9 bytes) of the smallest of several devices, to choose the placement by. Default: all fits.
+    #[serde(default)]
+    pub device_memory: Option<f64>,
     /// Steps between two checkpoints, at least 1. Default: by time only.
     #[serde(default)]
     pub checkpoint_steps: Option<usize>,
@@ -108,10 +118,21 @@ impl ReweightConfig {
             blockwise: None,
             parallel: false,
             device: "flex".to_owned(),
+            devices: Vec::new(),
+            placement: None,
+            device_memory: None,
             checkpoint_steps: None,
             checkpoint_minutes: checkpoint_minutes(),
             stability: Stability::default(),
         }
+    }
+
+    /// The names of the devices: `devices`, or `device` alone.
+    pub fn device_names(&self) -> Vec<&str> {
+        if self.devices.is_empty() {
+            return vec![&self.device];
+        }
+        self.devices.iter().map(String::as_str).collect()
     }
 
     /// Reads the settings of a run from the `config.json` in its folder.

@@ -7,16 +7,17 @@ use burn::tensor::Device;
 
 use super::config::{OptimizerKind, ReweightConfig};
 use super::evaluate::{check_length, mean_loss};
+use super::placement::{Devices, loading, placed};
 use super::reweighting::Reweighting;
 use super::seeds::SeedRuns;
 use super::training::Training;
+use crate::Result;
 use crate::data::{Corpus, CorpusConfig, Source, Tokenizer};
 use crate::models::{
-    CausalLm, Differentiation, Dtype, Gpt2Config, MemoryPlan, ModelSize, PlanConfig,
+    CausalLm, Differentiation, Dtype, Gpt2Config, MemoryPlan, ModelSize, Placement, PlanConfig,
 };
 use crate::reweight::{self, Draws, SourceWeights, TokenSources};
 use crate::sampler::{LayerSampler, Lisa};
-use crate::{Result, device};
 
 /// Tokens of the vocabulary that is trained on the sources if no tokenizer is given.
 pub(super) const VOCABULARY: usize = 1024;
@@ -29,7 +30,7 @@ const HEADS: usize = 4;
 #[derive(Debug)]
 pub struct Experiment {
     config: ReweightConfig,
-    device: Device,
+    devices: Devices,
     tokenizer: Tokenizer,
     sources: Arc<[Source]>,
     validation: Arc<[Source]>,
@@ -54,8 +55,7 @@ impl Experiment {
     /// [`Tokenizer::from_file`].
     pub fn open(config: ReweightConfig) -> Result<Self> {
         config.validate()?;
-        let device = device(&config.device)?.autodiff();
-        config.dtype.check(&device)?;
+        let devices = Devices::open(&config)?;
         let mut options = CorpusConfig::new(config.max_length).vocabulary(VOCABULARY);
         let (file, folder) = (config.tokenizer.as_deref(), config.model.as_deref());
         if let Some(tokenizer) = given_tokenizer(file, folder)? {
@@ -64,7 +64,7 @@ impl Experiment {
         let corpus = Corpus::open(&config.data, options)?;
         Ok(Self {
             config,
-            device,
+            devices,
             tokenizer: corpus.tokenizer,
             sources: corpus.sources.into(),
             validation: [corpus.validation].into(),
@@ -104,23 +104,47 @@ impl Experiment {
     /// Those of [`SourceWeights::uniform`].
     pub fn uniform_weights(&self) -> Result<SourceWeights> {
         let names = self.sources.iter().map(|source| source.name.as_str());
-        SourceWeights::uniform(names, &self.device)
+        SourceWeights::uniform(names, self.devices.first())
     }
 
-    /// The base model, read from its folder or drawn from the seed; the same at every call.
+    /// The base model, read from its folder or drawn from the seed, on the devices of `w`; the same at every call.
     ///
     /// # Errors
     ///
     /// Those of [`CausalLm::from_pretrained`]; a vocabulary or a length that is too small for the data.
     pub fn base_model(&self) -> Result<CausalLm> {
+        let devices = self.devices.of_w(self.placement()?);
+        placed(self.loaded(&loading(devices))?, devices)
+    }
+
+    /// The base model on one device.
+    fn loaded(&self, device: &Device) -> Result<CausalLm> {
         let (folder, length) = (self.config.model.as_deref(), self.config.max_length);
         let (seed, dtype) = (self.config.seed, self.config.dtype);
-        let model = base_model(folder, &self.tokenizer, length, seed, dtype, &self.device)?;
+        let model = base_model(folder, &self.tokenizer, length, seed, dtype, device)?;
         let how = self.config.blockwise.map(|blockwise| match blockwise {
             true => Differentiation::Blockwise,
             false => Differentiation::Plain,
         });
         Ok(model.with_differentiation(how))
+    }
+
+    /// The auxiliary model on its devices, from a copy of the base model.
+    pub(super) fn auxiliary(&self, model: CausalLm) -> Result<CausalLm> {
+        match self.devices.of_u(self.placement()?) {
+            Some(devices) => placed(model, devices),
+            None => Ok(model),
+        }
+    }
+
+    /// Where the models of the run are.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`plan`](Self::plan).
+    pub fn placement(&self) -> Result<Placement> {
+        let run = || Ok((self.size()?, self.plan_config()));
+        self.devices.placement(&self.config, run)
     }
 
     /// The memory that learning the source weights takes beside this process as it is now, predicted from the model's
@@ -130,18 +154,29 @@ impl Experiment {
     ///
     /// Those of [`ModelSize::read`], and settings with which a run would not start either.
     pub fn plan(&self) -> Result<MemoryPlan> {
-        let config = &self.config;
         reweight::problem(self.training_draws(), self.validation_draws())?;
-        let size = match &config.model {
-            Some(folder) => ModelSize::read(folder)?,
-            None => ModelSize::of(&self.base_model()?),
-        };
+        let size = self.size()?;
         self.tokenizer.check_vocabulary(size.vocabulary_size())?;
-        check_length(config.max_length, size.longest_sequence())?;
+        check_length(self.config.max_length, size.longest_sequence())?;
+        let placement = self.placement()?;
+        let plan = self.plan_config();
+        MemoryPlan::new(&size, &PlanConfig { placement, ..plan })
+    }
+
+    fn size(&self) -> Result<ModelSize> {
+        match &self.config.model {
+            Some(folder) => ModelSize::read(folder),
+            None => Ok(ModelSize::of(&self.loaded(self.devices.first())?)),
+        }
+    }
+
+    /// What the memory depends on, but for the placement.
+    fn plan_config(&self) -> PlanConfig {
+        let config = &self.config;
         let sources = self.sources.iter().chain(&*self.validation);
         let samples = sources.flat_map(|source| &source.samples);
         let longest = samples.map(|sample| sample.ids.len()).max();
-        let plan = PlanConfig {
+        PlanConfig {
             batch: config.batch,
             micro_batch: config.micro_batch,
             length: longest.unwrap_or(config.max_length),
@@ -155,8 +190,7 @@ impl Experiment {
             blockwise: config.blockwise,
             concurrent: config.parallel,
             ..PlanConfig::default()
-        };
-        MemoryPlan::new(&size, &plan)
+        }
     }
 
     /// Starts learning the source weights. Files go to the folder `out`.

@@ -17,6 +17,7 @@ mod evaluate;
 mod experiment;
 mod finetune;
 mod log;
+mod placement;
 mod resample;
 mod reweighting;
 mod seeds;
@@ -36,6 +37,7 @@ pub use evaluate::{
 pub use experiment::Experiment;
 pub use finetune::{FinetuneConfig, FinetuneStep, Finetuning};
 pub use log::{AverageReport, SourceReport, Status, WeightsReport};
+pub use placement::PlacementKind;
 pub use resample::{Duplicates, ResampleConfig, ResampleReport, ResampledSource, resample};
 pub use reweighting::Reweighting;
 pub use seeds::{SeedRuns, SeedWeights, SeedsReport};

@@ -7,7 +7,7 @@ use super::checkpoints::{History, Note, Origin, Schedule};
 use super::experiment::Experiment;
 use super::log::{AverageReport, CHECKPOINTS, Metrics, RunFolder, Status, WeightsReport};
 use super::stability::Stability;
-use crate::models::CausalLm;
+use crate::models::{CausalLm, Placement};
 use crate::reweight::{self, SourceWeights, TokenSources, Validation, WeightedSources};
 use crate::solver::{Checkpoint, Run, ScaleBio, Step};
 use crate::{Bilevel, Error, Result};
@@ -77,9 +77,10 @@ impl Reweighting {
     pub(super) fn start(experiment: &Experiment, out: &Path) -> Result<Self> {
         let start = Start::of(experiment)?;
         let history = vec![(0.0, start.weights.weights())];
+        let place = |u| experiment.auxiliary(u);
         let run = start
             .method
-            .start(start.problem, start.weights, start.model)?;
+            .start_apart(start.problem, start.weights, start.model, place)?;
         // Last, so that settings that cannot work leave no folder behind.
         let folder = RunFolder::create(out, experiment.config())?;
         Self::new(experiment, run, folder, history, start.origin)
@@ -97,7 +98,14 @@ impl Reweighting {
         let (note, history) = Note::read(checkpoint.note(), path, checkpoint.step())?;
         let start = Start::of(experiment)?;
         note.origin.compare(&start.origin, path)?;
-        let run = checkpoint.resume(start.method, start.problem, start.weights, start.model)?;
+        let place = |u| experiment.auxiliary(u);
+        let run = checkpoint.resume(
+            start.method,
+            start.problem,
+            start.weights,
+            start.model,
+            place,
+        )?;
         let folder = RunFolder::resume(out, note.metrics)?;
         let mut reweighting = Self::new(experiment, run, folder, history, start.origin)?;
         let damaged = checkpoint.damaged().iter();
@@ -113,7 +121,7 @@ impl Reweighting {
         origin: Origin,
     ) -> Result<Self> {
         let (config, sources) = (experiment.config(), experiment.sources());
-        if config.parallel {
+        if config.parallel || matches!(experiment.placement()?, Placement::Apart(_)) {
             run = run.in_parallel();
         }
         let reweighting = Self {

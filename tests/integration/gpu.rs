@@ -79,3 +79,22 @@ fn gpu_and_cpu_share_a_model() {
         "{both:?} {alone:?}"
     );
 }
+
+/// u on the GPU and w on the CPU: the weights after twenty steps are those of the CPU alone.
+#[test]
+#[cfg(feature = "llm")]
+fn gpu_and_cpu_hold_a_model_each() {
+    let Some(gpu) = software_gpu() else { return };
+    let cpu = Device::flex().autodiff();
+    let weights = |of_u: &Device| {
+        let mut run = crate::lisa_gpt2::start_apart(&cpu, of_u).in_parallel();
+        run.by_ref().take(20).for_each(|step| drop(step.unwrap()));
+        run.upper().weights()
+    };
+    let (both, alone) = (weights(&gpu.autodiff()), weights(&cpu));
+    assert!((alone[0] - 0.5).abs() > 1e-3, "{alone:?}");
+    assert!(
+        crate::zoo::largest_difference(&both, &alone) < 1e-3,
+        "{both:?} {alone:?}"
+    );
+}

@@ -86,19 +86,30 @@ pub fn start_spread(devices: &[Device]) -> LanguageRun {
 
 /// The run of [`start_spread`] from a checkpoint.
 #[cfg(feature = "remote")]
-pub fn resume_spread(
-    devices: &[Device],
-    folder: &std::path::Path,
-) -> scalebio::Result<LanguageRun> {
+pub fn resume_spread(devices: &[Device], folder: &std::path::Path) -> LanguageRun {
     let (method, model) = spread(devices);
-    let (problem, weights) = problem(&model);
-    method.resume(folder, problem, weights, model)
+    start_with(model, |problem, weights, model| {
+        method.resume(folder, problem, weights, model)
+    })
 }
 
 fn spread(devices: &[Device]) -> (ScaleBio, CausalLm) {
     let model = small_on(&devices[0]).spread(devices).unwrap();
     let lisa = Lisa::over(&model, &model.blocks_path()).unwrap().period(3);
     (adamw().layers(lisa), model)
+}
+
+/// A run of a small GPT-2 under LISA, with `w` on one device and `u` on another.
+#[cfg(any(feature = "remote", feature = "wgpu"))]
+pub fn start_apart(of_w: &Device, of_u: &Device) -> LanguageRun {
+    let model = small_on(of_w);
+    let lisa = Lisa::over(&model, &model.blocks_path()).unwrap().period(3);
+    let place = |u: CausalLm| u.spread(std::slice::from_ref(of_u));
+    start_with(model, |problem, weights, model| {
+        adamw()
+            .layers(lisa)
+            .start_apart(problem, weights, model, place)
+    })
 }
 
 fn small_on(device: &Device) -> CausalLm {
@@ -122,21 +133,26 @@ pub fn source(name: &str, step: u32) -> Source {
     }
 }
 
-type LanguageProblem = Bilevel<Validation<TokenSources>, WeightedSources<TokenSources>>;
 pub type LanguageRun =
     Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, CausalLm>;
 
 fn start(method: ScaleBio, model: CausalLm) -> LanguageRun {
-    let (problem, weights) = problem(&model);
-    method.start(problem, weights, model).unwrap()
+    start_with(model, |problem, weights, model| {
+        method.start(problem, weights, model)
+    })
 }
 
-fn problem(model: &CausalLm) -> (LanguageProblem, SourceWeights) {
+type Problem = Bilevel<Validation<TokenSources>, WeightedSources<TokenSources>>;
+
+fn start_with(
+    model: CausalLm,
+    start: impl FnOnce(Problem, SourceWeights, CausalLm) -> scalebio::Result<LanguageRun>,
+) -> LanguageRun {
     let training = TokenSources::new(vec![source("ones", 1), source("threes", 3)]);
     let validation = TokenSources::new(vec![source("val", 1)]);
     let problem = reweight::problem(Draws::new(training, 4), Draws::new(validation, 4).seed(1));
     let weights = SourceWeights::uniform(["ones", "threes"], &model.device()).unwrap();
-    (problem.unwrap(), weights)
+    start(problem.unwrap(), weights, model).unwrap()
 }
 
 fn adamw() -> ScaleBio {

@@ -84,6 +84,8 @@ mod memory;
 #[cfg(feature = "llm")]
 mod methods_golden;
 #[cfg(feature = "llm")]
+mod placement;
+#[cfg(feature = "llm")]
 mod plan;
 #[cfg(feature = "llm")]
 mod pretrained;

@@ -225,7 +225,7 @@ proptest! {
         let one = with(Placement::One);
         let spread = with(Placement::Spread(devices));
         let parallel = with(Placement::Parallel(devices));
-        let apart = with(Placement::Apart);
+        let apart = with(Placement::Apart(2));
         prop_assert_eq!(spread.devices().len(), devices);
         prop_assert_eq!(sums(&spread), sums(&one));
         prop_assert_eq!(sums(&parallel), sums(&one).map(|bytes| devices as u64 * bytes));
@@ -331,7 +331,7 @@ fn what_cannot_work_is_an_error() {
         (
             "placement",
             PlanConfig {
-                placement: Placement::Apart,
+                placement: Placement::Apart(2),
                 auxiliary: false,
                 ..base()
             },

@@ -14,7 +14,7 @@ use scalebio::{Bilevel, Error, ScaleBio, Update, catch_lost_device};
 
 use crate::blockwise::{FACTORS, batch, compare, folders, read};
 use crate::examples::command;
-use crate::lisa_gpt2::{LanguageRun, bits, start_spread};
+use crate::lisa_gpt2::{LanguageRun, bits, resume_spread, start_apart, start_spread};
 use crate::zoo::{Vector, largest_difference};
 
 mod program;
@@ -114,6 +114,24 @@ fn remote_devices_learn_the_weights_of_local_ones() {
     }
 }
 
+/// `u` on a server and `w` here, at the same time or in turn: twenty steps lead to the weights of the local run.
+#[test]
+fn remote_u_and_local_w_learn_the_weights_of_local_ones() {
+    let local = weights(&[flex()]);
+    let server = Server::of("flex");
+    let [here, there] = [flex(), server.device(0)];
+    for parallel in [false, true] {
+        let run = start_apart(&here, &there);
+        let mut run = if parallel { run.in_parallel() } else { run };
+        take(&mut run, 20);
+        let remote = run.upper().weights();
+        assert!(
+            largest_difference(&remote, &local) < 1e-4,
+            "{remote:?} {local:?}"
+        );
+    }
+}
+
 /// A server lends a GPU, here Mesa's software one. Skips with a message where there is none.
 #[cfg(feature = "wgpu")]
 #[test]
@@ -177,17 +195,12 @@ fn remote_checkpoints_resume_bit_for_bit() {
     run.checkpoint(folder.path()).unwrap();
     let at_checkpoint = bits(run.auxiliary());
     take(&mut run, 5);
-    let mut again = resumed(&devices, folder.path());
+    let mut again = resume_spread(&devices, folder.path());
     assert_eq!(bits(again.auxiliary()), at_checkpoint);
     take(&mut again, 5);
     assert_eq!(bits(again.lower()), bits(run.lower()));
     assert_eq!(bits(again.auxiliary()), bits(run.auxiliary()));
     assert_eq!(again.upper().logit_values(), run.upper().logit_values());
-}
-
-/// The run of [`start_spread`], from its last checkpoint.
-fn resumed(devices: &[Device], folder: &std::path::Path) -> LanguageRun {
-    crate::lisa_gpt2::resume_spread(devices, folder).unwrap()
 }
 
 fn lost<T: std::fmt::Debug>(result: scalebio::Result<T>, server: &Server) -> String {
@@ -234,7 +247,7 @@ fn remote_device_that_dies_is_an_error_and_its_run_goes_on_elsewhere() {
 
     let another = Server::of("ndarray");
     for devices in [vec![flex(), another.device(0)], vec![flex()]] {
-        let mut run = resumed(&devices, folder.path());
+        let mut run = resume_spread(&devices, folder.path());
         assert_eq!(run.steps(), 8);
         take(&mut run, 12);
         assert!(largest_difference(&run.upper().weights(), &expected) < 1e-4);

@@ -225,7 +225,7 @@ fn a_second_ctrl_c_ends_the_run_at_once() {
     assert!(metrics(&out).is_empty() && !out.join("checkpoints").exists());
 }
 
-/// Every flag that determines a run is refused beside --resume; the others are not: a device that is gone can be replaced.
+/// Every flag that determines a run is refused beside --resume; the others are not.
 #[test]
 fn flags_that_would_change_a_run_are_refused_when_it_goes_on() {
     let help = printed(&example("reweight", &["--help"]));
@@ -238,7 +238,6 @@ fn flags_that_would_change_a_run_are_refused_when_it_goes_on() {
     assert!(flags.len() > 20, "{flags:?}");
     let free = [
         "resume",
-        "device",
         "checkpoint-steps",
         "checkpoint-minutes",
         "save-model",

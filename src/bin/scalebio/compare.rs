@@ -103,7 +103,7 @@ impl Args {
             lr_upper: self.lr_upper,
             lisa_blocks: training.lisa_blocks,
             lisa_period: training.lisa_period,
-            device: training.device(),
+            device: training.device.clone(),
             ..ReweightConfig::new(&self.data)
         };
         let mut config = CompareConfig::new(experiment);

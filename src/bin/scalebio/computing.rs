@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-use scalebio::train::{Experiment, ReweightConfig};
+use scalebio::models::Placement;
+use scalebio::train::{Experiment, PlacementKind, ReweightConfig};
 
 use super::console::{print, say};
 use super::table;
@@ -21,6 +22,20 @@ pub struct Computing {
     #[arg(long, verbatim_doc_comment, help_heading = COMPUTING)]
     parallel: bool,
 
+    /// Compute on several devices in place of --device: w on the first half, u on
+    /// the others, or the blocks of both over all; see --placement
+    #[arg(long, value_name = "A,B,..", value_delimiter = ',', verbatim_doc_comment, help_heading = COMPUTING)]
+    devices: Vec<String>,
+
+    /// How several devices are used: apart (u and w at the same time) or spread (by
+    /// blocks) [default: apart, if that fits in --device-memory]
+    #[arg(long, value_name = "HOW", verbatim_doc_comment, help_heading = COMPUTING, requires = "devices", value_parser = placement)]
+    placement: Option<PlacementKind>,
+
+    /// Memory of the smallest of several devices, in GB [default: enough]
+    #[arg(long, value_name = "GB", help_heading = COMPUTING, requires = "devices")]
+    device_memory: Option<f64>,
+
     /// Start also if the memory that the run will take is not there
     #[arg(long, help_heading = COMPUTING)]
     force: bool,
@@ -32,37 +47,92 @@ impl Computing {
         ReweightConfig {
             blockwise: self.blockwise,
             parallel: self.parallel,
-            ..settings
+            ..self.placed(settings)
         }
     }
 
-    /// Prints how much memory the run will take, and refuses what this machine does not have. What a GPU has is not known.
+    /// These settings on the flags' devices, if there are any: also for a run that goes on.
+    pub fn placed(&self, mut settings: ReweightConfig) -> ReweightConfig {
+        if !self.devices.is_empty() {
+            settings.devices = self.devices.clone();
+            settings.placement = self.placement;
+            settings.device_memory = self.device_memory;
+        }
+        settings
+    }
+
+    /// Prints how much memory the run will take, and refuses what is not there. What a GPU has is known from
+    /// --device-memory only.
     pub fn plan(&self, experiment: &Experiment) -> Result<(), Box<dyn Error>> {
-        let plan = experiment.plan()?;
+        let (plan, config) = (experiment.plan()?, experiment.config());
         say!("\nmemory as predicted, in MB, beside data and program")?;
         print(format_args!("{}", table::table(plan.devices(), table::MB)))?;
-        let device = &experiment.config().device;
-        if !matches!(device.as_str(), "flex" | "ndarray") {
+        let names = config.device_names();
+        describe(experiment.placement()?, &names)?;
+
+        let exceeds = |bytes: u64| {
+            config
+                .device_memory
+                .is_some_and(|gb| bytes as f64 > gb * 1e9)
+        };
+        if exceeds(plan.largest()) && !self.force {
+            return Err(format!(
+                "the run takes {} MB on one device, as predicted, which is more than --device-memory; \
+                 add devices, set a smaller --micro-batch, --lisa-blocks or --dtype bf16, or start with --force",
+                plan.largest() / table::MB
+            )
+            .into());
+        }
+        let on_cpu = |(name, _): &(&&str, _)| matches!(**name, "flex" | "ndarray");
+        let here = names.iter().zip(plan.devices()).filter(on_cpu);
+        let here: u64 = here.map(|(_, device)| device.total).sum();
+        if here == 0 {
             return Ok(());
         }
         if let Some(resident) = memory("/proc/self/status", "VmRSS:") {
-            let peak = resident + plan.largest();
             say!(
                 "with {} MB of data and program: {} MB",
-                resident / 1_000_000,
-                peak / 1_000_000
+                resident / table::MB,
+                (resident + here) / table::MB
             )?;
         }
         match memory("/proc/meminfo", "MemAvailable:") {
-            Some(available) if available < plan.largest() && !self.force => Err(format!(
+            Some(available) if available < here && !self.force => Err(format!(
                 "the run takes {} MB more, as predicted, but this machine has {} MB available; \
                  set a smaller --micro-batch, --lisa-blocks or --dtype bf16, or start with --force",
-                plan.largest() / 1_000_000,
-                available / 1_000_000
+                here / table::MB,
+                available / table::MB
             )
             .into()),
             _ => Ok(()),
         }
+    }
+}
+
+/// Prints what several devices hold.
+fn describe(placement: Placement, names: &[&str]) -> std::io::Result<()> {
+    let number = |index: usize| format!("{index} is {}", names[index]);
+    let list: Vec<String> = (0..names.len()).map(number).collect();
+    match placement {
+        Placement::Apart(devices) => {
+            let (w, u) = list.split_at(devices.div_ceil(2));
+            say!(
+                "w on devices: {}; u on devices: {}",
+                w.join(", "),
+                u.join(", ")
+            )
+        }
+        Placement::Spread(_) => say!("the blocks of w and u on devices: {}", list.join(", ")),
+        _ => Ok(()),
+    }
+}
+
+/// The flag's values.
+fn placement(name: &str) -> Result<PlacementKind, String> {
+    match name {
+        "apart" => Ok(PlacementKind::Apart),
+        "spread" => Ok(PlacementKind::Spread),
+        _ => Err("use apart or spread".to_owned()),
     }
 }
 

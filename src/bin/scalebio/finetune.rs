@@ -73,7 +73,7 @@ impl Args {
             lisa_blocks: self.training.lisa_blocks,
             lisa_period: self.training.lisa_period,
             seed: self.training.seed,
-            device: self.training.device(),
+            device: self.training.device.clone(),
         }
     }
 }

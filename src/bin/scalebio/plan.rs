@@ -101,7 +101,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     devices: Option<usize>,
 
-    /// one: u and w on one device; apart: on a device each; spread: their blocks
+    /// one: u and w on one device; apart: half of them each; spread: their blocks
     /// over all devices; parallel: both on all devices, which share the batch
     /// [default: one for one device, else spread]
     #[arg(
@@ -210,7 +210,7 @@ fn all(args: &Args) -> Result<(), Box<dyn Error>> {
         ))?;
         for placement in [
             Placement::One,
-            Placement::Apart,
+            Placement::Apart(2),
             Placement::Spread(devices),
             Placement::Parallel(devices),
         ] {
@@ -262,11 +262,11 @@ impl Args {
         });
         match (placement, devices) {
             (Where::One, 1) => Ok(Placement::One),
-            (Where::Apart, 2) => Ok(Placement::Apart),
+            (Where::Apart, 2..) => Ok(Placement::Apart(devices)),
             (Where::Spread, _) => Ok(Placement::Spread(devices)),
             (Where::Parallel, _) => Ok(Placement::Parallel(devices)),
             (Where::One | Where::Apart, _) => Err(format!(
-                "--devices is {devices}, but one takes 1 and apart takes 2; use spread or parallel for more"
+                "--devices is {devices}, but one takes 1 and apart takes 2 or more"
             )),
         }
     }

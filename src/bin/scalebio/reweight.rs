@@ -43,6 +43,7 @@ const SETTINGS: &[&str] = &[
     "steps",
     "batch",
     "seed",
+    "device",
     "micro_batch",
     "lisa_blocks",
     "lisa_period",
@@ -104,8 +105,7 @@ pub struct Args {
     stability: stability::Flags,
 
     /// Go on with the run in this folder from its last checkpoint, with the
-    /// settings of its config.json, as if it had not been interrupted; on
-    /// another --device, up to rounding
+    /// settings of its config.json, as if it had not been interrupted
     #[arg(long, value_name = "DIR", verbatim_doc_comment, help_heading = STOPPING, conflicts_with_all = SETTINGS.iter().copied())]
     resume: Option<PathBuf>,
 
@@ -164,24 +164,16 @@ impl Args {
             lisa_blocks: self.training.lisa_blocks,
             lisa_period: self.training.lisa_period,
             seed: self.training.seed,
-            device: self.training.device(),
+            device: self.training.device.clone(),
             stability: self.stability.settings(),
             ..self.computing.settings(defaults())
         }
     }
 
-    /// The settings of the flags, or those of the run to go on with; where to compute and when to write checkpoints may be
-    /// said anew.
+    /// The settings of the flags, or those of the run to go on with; when to write checkpoints may be said anew.
     fn config(&self) -> scalebio::Result<ReweightConfig> {
         let mut config = match &self.resume {
-            Some(run) => {
-                let config = ReweightConfig::read(run)?;
-                let device = self.training.device.clone();
-                ReweightConfig {
-                    device: device.unwrap_or(config.device),
-                    ..config
-                }
-            }
+            Some(run) => self.computing.placed(ReweightConfig::read(run)?),
             None => self.settings(),
         };
         config.checkpoint_steps = self.checkpoint_steps.or(config.checkpoint_steps);
@@ -217,7 +209,7 @@ pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
         "\nmodel with {} parameters, vocabulary {}, on {}",
         run.run().lower().num_params(),
         experiment.tokenizer().vocabulary_size(),
-        experiment.config().device
+        experiment.config().device_names().join(", ")
     )?;
     if args.resume.is_some() {
         for damage in run.damaged() {
@@ -289,15 +281,14 @@ fn take_steps(
 
 /// A device that is lost takes `u` or more along, but not the last checkpoint.
 fn how_to_go_on(error: &dyn Error, out: &Path) -> Box<dyn Error> {
-    let kept = out.join("checkpoints").exists();
-    let words = match kept {
+    let words = match out.join("checkpoints").exists() {
         true => format!(
             "go on from the last checkpoint with --resume {}",
             out.display()
         ),
         false => "there was no checkpoint yet (see --checkpoint-minutes): start again".to_owned(),
     };
-    format!("{error}; {words}, there or with another --device").into()
+    format!("{error}; {words}, there or with other --devices").into()
 }
 
 fn describe(experiment: &Experiment) -> io::Result<()> {

@@ -47,9 +47,9 @@ pub struct Training {
     pub seed: u64,
 
     /// Where to compute: flex, ndarray, wgpu[:cpu|:N], cuda[:N], or
-    /// ws://HOST:PORT[/N], where `scalebio serve` runs [default: flex]
-    #[arg(long, value_name = "NAME", help_heading = COMPUTING, verbatim_doc_comment)]
-    pub device: Option<String>,
+    /// ws://HOST:PORT[/N], where `scalebio serve` runs
+    #[arg(long, value_name = "NAME", help_heading = COMPUTING, verbatim_doc_comment, default_value_t = defaults().device)]
+    pub device: String,
 
     /// Samples computed at a time; the results stay the same up to rounding
     /// [default: the whole batch]
@@ -64,13 +64,6 @@ pub struct Training {
     /// Steps after which LISA draws other blocks
     #[arg(long, value_name = "K", help_heading = COMPUTING, default_value_t = defaults().lisa_period)]
     pub lisa_period: usize,
-}
-
-impl Training {
-    pub fn device(&self) -> String {
-        let default = || defaults().device;
-        self.device.clone().unwrap_or_else(default)
-    }
 }
 
 /// Those of the library; [`FinetuneConfig`](scalebio::train::FinetuneConfig) has the same.

@@ -210,7 +210,31 @@ impl ScaleBio {
         X: Module,
         W: Module,
     {
-        Checkpoint::newest(dir.as_ref())?.resume(self, problem, upper, lower)
+        self.resume_apart(dir, problem, upper, lower, Ok)
+    }
+
+    /// Goes on with a run as [`resume`](Self::resume) does, with `u` elsewhere than `w`, as in
+    /// [`start_apart`](Self::start_apart). The devices may be others than those of the run before; results are then the same
+    /// up to rounding.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`resume`](Self::resume) and of `place`.
+    pub fn resume_apart<F, G, X, W>(
+        self,
+        dir: impl AsRef<Path>,
+        problem: Bilevel<F, G>,
+        upper: X,
+        lower: W,
+        place: impl FnOnce(W) -> Result<W>,
+    ) -> Result<Run<F, G, X, W>>
+    where
+        F: UpperObjective<X, W>,
+        G: LowerObjective<X, W>,
+        X: Module,
+        W: Module,
+    {
+        Checkpoint::newest(dir.as_ref())?.resume(self, problem, upper, lower, place)
     }
 
     /// The settings, as texts.
@@ -293,6 +317,7 @@ impl Checkpoint {
         problem: Bilevel<F, G>,
         upper: X,
         lower: W,
+        place: impl FnOnce(W) -> Result<W>,
     ) -> Result<Run<F, G, X, W>>
     where
         F: UpperObjective<X, W>,
@@ -300,7 +325,7 @@ impl Checkpoint {
         X: Module,
         W: Module,
     {
-        catch_lost_device(|| self.restore(method, problem, upper, lower))
+        catch_lost_device(|| self.restore(method, problem, upper, lower, place))
     }
 
     fn restore<F, G, X, W>(
@@ -309,6 +334,7 @@ impl Checkpoint {
         mut problem: Bilevel<F, G>,
         upper: X,
         lower: W,
+        place: impl FnOnce(W) -> Result<W>,
     ) -> Result<Run<F, G, X, W>>
     where
         F: UpperObjective<X, W>,
@@ -333,7 +359,7 @@ impl Checkpoint {
         let mut lower = Variable::new(untied(lower), &method.lower, "lower variable")?;
         variable::restore(&mut lower, "lower", &saved.lower, &tensors, false)?;
         // A copy of the restored `w`, so that what is still equal shares its memory, as at the start.
-        let auxiliary = auxiliary_of(lower.module());
+        let auxiliary = untied(place(auxiliary_of(lower.module()))?);
         let mut auxiliary = Variable::new(auxiliary, &method.auxiliary, "lower variable")?;
         variable::restore(
             &mut auxiliary,

@@ -39,8 +39,8 @@ fn error(output: &Output) -> String {
     errors[0].to_owned()
 }
 
-/// A run of short steps, with a checkpoint after each.
-fn arguments<'a>(data: &'a str, model: &'a str, out: &'a str, device: &'a str) -> Vec<&'a str> {
+/// A run of short steps, with a checkpoint after each. Of two devices, w is on the first and u on the second.
+fn arguments<'a>(data: &'a str, model: &'a str, out: &'a str, devices: &'a str) -> Vec<&'a str> {
     let short = ["--steps", "30", "--batch", "3", "--max-length", "8"];
     let kept = [
         "--lr-lower",
@@ -50,7 +50,14 @@ fn arguments<'a>(data: &'a str, model: &'a str, out: &'a str, device: &'a str) -
         "--no-compare",
     ];
     let places = [
-        "--data", data, "--model", model, "--out", out, "--device", device,
+        "--data",
+        data,
+        "--model",
+        model,
+        "--out",
+        out,
+        "--devices",
+        devices,
     ];
     [&short[..], &kept, &places].concat()
 }
@@ -126,7 +133,8 @@ fn remote_run_that_loses_its_server_says_how_to_go_on() {
     for on_a_server in [true, false] {
         let out = folder.path().join(format!("lost-{on_a_server}"));
         let mut server = Server::start(&[], Some(TOKEN));
-        let arguments = arguments(data, model, text(&out), &server.name);
+        let devices = format!("flex,{}", server.name);
+        let arguments = arguments(data, model, text(&out), &devices);
         let mut run = with_token("reweight", &arguments, Some(TOKEN));
         let run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let time = Instant::now();
@@ -143,8 +151,12 @@ fn remote_run_that_loses_its_server_says_how_to_go_on() {
         assert!(error.contains(&words), "{error}");
 
         let another = on_a_server.then(|| Server::start(&[], Some(TOKEN)));
-        let device = another.as_ref().map_or("flex", |server| &server.name);
-        let again = ["--resume", text(&out), "--device", device, "--no-compare"];
+        let device = match &another {
+            Some(server) => format!("flex,{}", server.name),
+            None => "flex".to_owned(),
+        };
+        let device = device.as_str();
+        let again = ["--resume", text(&out), "--devices", device, "--no-compare"];
         let output = with_token("reweight", &again, Some(TOKEN)).output();
         let shown = printed(&output.unwrap());
         assert!(shown.contains("going on after"), "{shown}");
