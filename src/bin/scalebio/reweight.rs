@@ -283,12 +283,14 @@ fn take_steps(
 fn how_to_go_on(error: &dyn Error, out: &Path) -> Box<dyn Error> {
     let words = match out.join("checkpoints").exists() {
         true => format!(
-            "go on from the last checkpoint with --resume {}",
+            "go on from the last checkpoint with --resume {} (and --devices for other devices)",
             out.display()
         ),
-        false => "there was no checkpoint yet (see --checkpoint-minutes): start again".to_owned(),
+        false => {
+            "there was no checkpoint yet (see --checkpoint-minutes), so start again".to_owned()
+        }
     };
-    format!("{error}; {words}, there or with other --devices").into()
+    format!("{error}; {words}").into()
 }
 
 fn describe(experiment: &Experiment) -> io::Result<()> {
