@@ -111,8 +111,9 @@ pub fn device(name: &str) -> Result<Device> {
 ///
 /// A device is lost when its server ends or fails, or when the network between breaks; it then stays lost for this process,
 /// and what was on it is gone. The steps of a [`Run`](crate::Run), its checkpoints, and trainings return this error by
-/// themselves; what else reads numbers (losses on a test set, saving a model) can be wrapped. It knows the devices that
-/// [`device`] has opened. Without the feature `remote` it just runs `work`.
+/// themselves; what else reads numbers (losses on a test set, saving a model) can be wrapped. It asks the devices that
+/// [`device`] has opened for a sign of life, so in a process that has lost one any later panic counts as its loss. Without
+/// the feature `remote` it just runs `work`.
 ///
 /// The message that a panic prints is up to the program's panic hook, which runs before this.
 ///

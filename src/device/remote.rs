@@ -127,7 +127,7 @@ pub(super) fn catch<T, E: From<Error>>(
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
-    match opened.iter().find(|(_, device)| is_lost(device)) {
+    match opened.iter().rfind(|(_, device)| is_lost(device)) {
         Some((name, _)) => Err(unusable(name, LOST.to_owned()).into()),
         None => resume_unwind(panic),
     }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -203,6 +203,25 @@ fn remote_checkpoints_resume_bit_for_bit() {
     assert_eq!(again.upper().logit_values(), run.upper().logit_values());
 }
 
+/// Whether this is a process with one test only. If not, the test is run in one: a lost device is lost for its process, and the
+/// servers of other tests end too.
+fn alone(test: &str) -> bool {
+    const ALONE: &str = "SCALEBIO_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut process = Command::new(std::env::current_exe().unwrap());
+    process.args([&format!("remote::{test}"), "--exact", "--nocapture"]);
+    let output = process.env(ALONE, "1").output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+    false
+}
+
 fn lost<T: std::fmt::Debug>(result: scalebio::Result<T>, server: &Server) -> String {
     match result {
         Err(Error::Device { device, message }) => {
@@ -218,6 +237,9 @@ fn lost<T: std::fmt::Debug>(result: scalebio::Result<T>, server: &Server) -> Str
 /// last one whole; and that one goes on with a new server, or without any, to the weights of a run that was left alone.
 #[test]
 fn remote_device_that_dies_is_an_error_and_its_run_goes_on_elsewhere() {
+    if !alone("remote_device_that_dies_is_an_error_and_its_run_goes_on_elsewhere") {
+        return;
+    }
     let expected = weights(&[flex()]);
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::of("flex");
@@ -230,8 +252,8 @@ fn remote_device_that_dies_is_an_error_and_its_run_goes_on_elsewhere() {
     let pid = server.child.id();
     let killer = thread::spawn(move || {
         thread::sleep(Duration::from_millis(20)); // in the middle of a step
-        let kill = std::process::Command::new("kill");
-        { kill }.args(["-KILL", &pid.to_string()]).status().unwrap()
+        let mut kill = Command::new("kill");
+        kill.args(["-KILL", &pid.to_string()]).status().unwrap()
     });
     let error = run.find_map(Result::err).unwrap();
     killer.join().unwrap();
@@ -257,6 +279,9 @@ fn remote_device_that_dies_is_an_error_and_its_run_goes_on_elsewhere() {
 /// `u`'s thread may be the one that meets the loss.
 #[test]
 fn remote_device_that_dies_is_an_error_of_a_parallel_run() {
+    if !alone("remote_device_that_dies_is_an_error_of_a_parallel_run") {
+        return;
+    }
     let mut server = Server::of("flex");
     let device = server.device(0);
     let problem = Bilevel {
@@ -277,6 +302,9 @@ fn remote_device_that_dies_is_an_error_of_a_parallel_run() {
 /// What fails on the server (here an index out of range) is an error of that session; others go on.
 #[test]
 fn remote_device_that_fails_is_an_error_and_the_server_goes_on() {
+    if !alone("remote_device_that_fails_is_an_error_and_the_server_goes_on") {
+        return;
+    }
     let server = Server::of("flex,flex");
     let broken = server.device(0).inner();
     let result = catch_lost_device(|| {
@@ -292,6 +320,9 @@ fn remote_device_that_fails_is_an_error_and_the_server_goes_on() {
 /// A panic that no lost device explains stays a panic.
 #[test]
 fn remote_devices_do_not_hide_other_panics() {
+    if !alone("remote_devices_do_not_hide_other_panics") {
+        return;
+    }
     let server = Server::of("flex");
     let _device = server.device(0);
     let work = || catch_lost_device(|| -> Result<(), Error> { panic!("a defect") });
