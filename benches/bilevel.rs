@@ -64,7 +64,7 @@ fn source(name: &str, stride: usize, vocabulary: usize, length: usize) -> Source
     Source {
         name: name.to_owned(),
         path: name.into(),
-        samples: (0..64).map(sample).collect(),
+        samples: (0..64).map(sample).collect::<Vec<_>>().into(),
         records: 64,
         skipped: 0,
     }

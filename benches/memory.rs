@@ -193,7 +193,8 @@ fn run(case: &Case) -> Result<(), AnyError> {
     let (state, peak) = match case.what {
         What::Gradient | What::Step => {
             let mut model = Some(case.model(&device)?);
-            let samples = case.source("ones", 1).samples;
+            let source = case.source("ones", 1);
+            let samples = source.in_memory().unwrap();
             let batch = TokenBatch::new(&samples[..case.batch].iter().collect::<Vec<_>>());
             let factors = vec![1.0 / case.batch as f64; case.batch];
             let mut optimizer = AdamWConfig::new().init();
@@ -310,7 +311,7 @@ impl Case {
         Source {
             name: name.to_owned(),
             path: name.into(),
-            samples: (0..2 * self.batch).map(sample).collect(),
+            samples: (0..2 * self.batch).map(sample).collect::<Vec<_>>().into(),
             records: 2 * self.batch,
             skipped: 0,
         }

@@ -28,7 +28,7 @@ fn source(name: &str, step: usize) -> Source {
     Source {
         name: name.to_owned(),
         path: name.into(),
-        samples: (0..64).map(sample).collect(),
+        samples: (0..64).map(sample).collect::<Vec<_>>().into(),
         records: 64,
         skipped: 0,
     }
@@ -73,7 +73,11 @@ fn gpt2(criterion: &mut Criterion) {
         bencher.iter(|| run.next());
     });
     let source = source("ones", 1);
-    let batch = TokenBatch::new(&source.samples[..BATCH].iter().collect::<Vec<_>>());
+    let batch = TokenBatch::new(
+        &source.in_memory().unwrap()[..BATCH]
+            .iter()
+            .collect::<Vec<_>>(),
+    );
     let mut optimizer = AdamWConfig::new().init();
     let mut plain = Some(model());
     group.bench_function("plain AdamW step", |bencher| {

@@ -79,6 +79,7 @@ impl Args {
             max_length: self.max_length,
             lr_lower: self.lr_lower,
             seed: self.seed,
+            stream: Some(false), // some methods need all samples at once
             ..ReweightConfig::new(&self.data)
         }
     }

@@ -130,6 +130,39 @@ pub enum Error {
         message: String,
     },
 
+    /// A rank of a data-parallel run has failed; all ranks have this error, and the run stands at the state before the step.
+    #[error("rank {rank}: {message}")]
+    Rank {
+        /// The rank that failed, from 0.
+        rank: usize,
+        /// What its error says.
+        message: String,
+    },
+
+    /// The ranks of a data-parallel run are not of one run; all ranks have this error.
+    #[error(
+        "the ranks do not agree: {what}; start all of them with the same program, settings, data and base model, on \
+         machines of one kind"
+    )]
+    Disagreement {
+        /// What differs, and on which rank.
+        what: String,
+    },
+
+    /// A rank of a data-parallel run has waited too long for the others.
+    #[error(
+        "rank {rank} of {ranks} has waited {seconds:.0} s for the others: one has ended, hangs, or takes longer than that for \
+         a step or a checkpoint (then set a longer time, --rank-timeout); resume from the last checkpoint"
+    )]
+    Timeout {
+        /// The rank that has waited, from 0.
+        rank: usize,
+        /// How many ranks there are.
+        ranks: usize,
+        /// How long it has waited.
+        seconds: f64,
+    },
+
     /// A device cannot be used on this machine or with the features of this build.
     #[error("device `{device}`: {message}")]
     Device {

@@ -52,7 +52,9 @@
 //! | [`ScaleBio`], [`Update`], [`Schedule`], [`Penalty`] | hyper-parameters |
 //! | [`Run`], [`Step`], [`Solution`] | the run, an iterator over its steps; its checkpoints (`Run::checkpoint`, `ScaleBio::resume`) |
 //! | [`LayerSampler`], [`AllLayers`], [`Lisa`] | which layers train at which step |
+//! | [`Offload`] | frozen parameters in host memory |
 //! | [`Minibatches`] | seeded draws from a finite sum, that resume from one number |
+//! | [`collective`] | data-parallel runs: several ranks, over MPI or as threads |
 //! | [`methods`] | the bilevel methods of the field behind one trait: F2SA, BOME, SAMA, SOBA and others |
 //! | [`reweight`] | source weights over any model with a loss a sample |
 //! | `baselines` (feature `llm`) | what ScaleBiO is compared with: LESS, RHO-LOSS, DoReMi and others |
@@ -69,6 +71,7 @@
 //! * `llm` (default): language models, tokenizers, text and training. Adds `tokenizers`, `minijinja` and those of `checkpoint`.
 //!   Without it the crate is the solver, methods, samplers and source weights.
 //! * `problems`: classical bilevel problems and readers of their data. Adds `csv-core`, `flate2`, `safetensors`.
+//! * `mpi`: data-parallel runs over MPI, by processes on one machine or several. Adds `mpi`; needs an MPI and libclang.
 //! * `ndarray`: Burn's older CPU device. `wgpu`, `vulkan`, `metal`, `webgpu`, `cuda`: GPUs.
 //!
 //! # Scope
@@ -94,6 +97,7 @@ pub use burn;
 
 #[cfg(feature = "llm")]
 pub mod baselines;
+pub mod collective;
 #[cfg(feature = "llm")]
 pub mod data;
 mod device;
@@ -107,6 +111,7 @@ mod kernels;
 pub mod methods;
 #[cfg(feature = "llm")]
 pub mod models;
+mod offload;
 mod problem;
 #[cfg(feature = "problems")]
 pub mod problems;
@@ -119,6 +124,7 @@ pub mod train;
 
 pub use device::{catch_lost_device, device};
 pub use error::{Error, Result};
+pub use offload::Offload;
 pub use problem::{Bilevel, Gradients, LowerObjective, Slot, UpperObjective};
 pub use sampler::{ActiveLayers, AllLayers, LayerSampler, Lisa, Minibatch, Minibatches, Order};
 pub use solver::{Moments, Penalty, PerVariable, Run, ScaleBio, Schedule, Solution, Step, Update};

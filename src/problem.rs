@@ -99,6 +99,21 @@ pub trait UpperObjective<X: Module, W: Module> {
     fn resume(&mut self, progress: &str) -> Result<()> {
         nothing_drawn(progress)
     }
+
+    /// Draws only the share of rank `rank` of `ranks` from now on: each sample of a draw belongs to one rank, and what
+    /// counts once a draw, normalizers too, is as before, so that losses and gradients of all ranks add up to those of the
+    /// whole draw. Called once, before the first draw, in a run over several ranks
+    /// ([`ScaleBio::collective`](crate::ScaleBio::collective)). A draw may have no sample for a rank; progress is that of
+    /// the whole draws.
+    ///
+    /// # Errors
+    ///
+    /// An objective that cannot be shared. Default: [`Error::Setting`], since an objective that does not know of ranks
+    /// would count once on each of them.
+    fn share(&mut self, rank: usize, ranks: usize) -> Result<()> {
+        let _ = rank;
+        not_shared(ranks)
+    }
 }
 
 /// The lower objective `G(x, w)`: what the lower variable `w` minimizes, given `x`. `L2` in the paper.
@@ -156,6 +171,16 @@ pub trait LowerObjective<X: Module, W: Module> {
     fn resume(&mut self, progress: &str) -> Result<()> {
         nothing_drawn(progress)
     }
+
+    /// Draws only the share of rank `rank` of `ranks` from now on; see [`UpperObjective::share`].
+    ///
+    /// # Errors
+    ///
+    /// An objective that cannot be shared. Default: [`Error::Setting`].
+    fn share(&mut self, rank: usize, ranks: usize) -> Result<()> {
+        let _ = rank;
+        not_shared(ranks)
+    }
 }
 
 impl<X: Module, W: Module, T: Fn(&X, &W) -> Tensor<1>> UpperObjective<X, W> for T {
@@ -188,6 +213,15 @@ impl<X: Module, W: Module, T: Fn(&X, &W) -> Tensor<1>> LowerObjective<X, W> for 
     fn progress(&self) -> Option<String> {
         Some(String::new())
     }
+}
+
+fn not_shared(ranks: usize) -> Result<()> {
+    Err(Error::setting(
+        "collective",
+        format!("{ranks} ranks for an objective that does not say how it is shared"),
+        "1 rank, or objectives that implement `share`",
+        "see `UpperObjective::share`; those of `reweight` do",
+    ))
 }
 
 /// A term of an objective that is the mean of `of` terms: see [`UpperObjective::slot`].

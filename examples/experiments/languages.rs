@@ -125,7 +125,7 @@ fn train(
         step?;
     }
     let test = experiment.test().ok_or("the data have no test set")?;
-    Ok(experiment.mean_loss(run.model(), test))
+    Ok(experiment.mean_loss(run.model(), test)?)
 }
 
 /// The texts of all sources.

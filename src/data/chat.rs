@@ -48,6 +48,13 @@ impl ChatTemplate {
         })
     }
 
+    /// Everything that decides what it writes: its source, and the tokens of start and end.
+    pub(super) fn parts(&self) -> (Option<String>, &str, &str) {
+        let template = self.environment.get_template(NAME).ok();
+        let source = template.map(|template| template.source().to_owned());
+        (source, &self.start, &self.end)
+    }
+
     /// Writes the conversation down. What the assistant says is learned, up to and with the mark that ends its turn: what
     /// the template adds when the turn is there, to what it writes when it asks for the turn.
     pub(super) fn segments(&self, messages: &[Message]) -> Result<Vec<Segment>, String> {

@@ -52,14 +52,26 @@ impl Tokenizer {
     /// As [`encode`](Self::encode); [`Error::Objective`] for a conversation if there is no chat template
     /// ([`from_pretrained`](Self::from_pretrained) reads it), or if the template refuses it.
     pub fn encode_record(&self, record: Record) -> Result<Sample> {
+        let is_chat = record.is_chat();
+        self.encode_segments(&self.segments(record)?, is_chat)
+    }
+
+    /// The segments of a record.
+    pub(super) fn segments(&self, record: Record) -> Result<Vec<Segment>> {
         let Record::Chat { messages } = record else {
-            return self.encode(&record.into_segments());
+            return Ok(record.into_segments());
         };
-        let segments = self
-            .template()
+        self.template()
             .and_then(|template| template.segments(&messages))
-            .map_err(|message| Error::Objective(message.into()))?;
-        self.encode_as_it_is(&segments)
+            .map_err(|message| Error::Objective(message.into()))
+    }
+
+    /// Turns the segments of a record into tokens. A chat template writes special tokens itself.
+    pub(super) fn encode_segments(&self, segments: &[Segment], is_chat: bool) -> Result<Sample> {
+        match is_chat {
+            true => self.encode_as_it_is(segments),
+            false => self.encode(segments),
+        }
     }
 
     /// Turns a conversation into the tokens after which the model goes on as the assistant, as its chat template writes them.

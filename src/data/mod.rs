@@ -26,7 +26,8 @@
 //! let names: Vec<_> = corpus.sources.iter().map(|source| source.name.as_str()).collect();
 //! assert_eq!(names, ["cats", "dogs"]);
 //!
-//! let batch = TokenBatch::new(&[&corpus.sources[0].samples[0], &corpus.validation.samples[0]]);
+//! let (cats, validation) = (corpus.sources[0].in_memory()?, corpus.validation.in_memory()?);
+//! let batch = TokenBatch::new(&[&cats[0], &validation[0]]);
 //! assert_eq!(batch.samples(), 2);
 //! # std::fs::remove_dir_all(&folder)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -42,17 +43,20 @@ mod question;
 mod reader;
 mod record;
 mod sample;
+mod stream;
 mod template;
 mod tokens;
 
 pub use batch::TokenBatch;
 pub use conversation::Message;
-pub(crate) use corpus::train_tokenizer;
 pub use corpus::{Corpus, CorpusConfig, Source};
+pub(crate) use corpus::{is_streamed, train_tokenizer};
 pub(crate) use files::DataFiles;
 pub use question::Question;
 pub(crate) use reader::{Place, RawRecords};
 pub use record::{Record, Records};
 pub use sample::{IGNORED, Sample};
+pub use stream::SampleStore;
+pub(crate) use stream::{Loader, Places};
 pub use template::Segment;
 pub use tokens::Tokenizer;

@@ -217,7 +217,7 @@ impl RawRecords {
 }
 
 /// Reads the bytes of a record as JSON.
-fn parse(path: &Path, bytes: &[u8], place: Place) -> Result<Value> {
+pub(super) fn parse(path: &Path, bytes: &[u8], place: Place) -> Result<Value> {
     let Place { line, column, .. } = place;
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let valid = &bytes[..e.valid_up_to()];

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::Message;
-use super::reader::RawRecords;
+use super::reader::{self, Place, RawRecords};
 use crate::error::{Error, Result};
 
 /// What an error says about the forms there are.
@@ -64,8 +64,6 @@ pub enum Record {
 pub struct Records {
     raw: RawRecords,
     bytes: Vec<u8>,
-    /// Line on which the last record starts.
-    record_line: usize,
 }
 
 impl Records {
@@ -78,28 +76,18 @@ impl Records {
         Ok(Self {
             raw: RawRecords::open(path.as_ref())?,
             bytes: Vec::new(),
-            record_line: 0,
         })
-    }
-
-    /// The line on which the last record starts, from 1.
-    pub(super) fn record_line(&self) -> usize {
-        self.record_line
     }
 
     fn read(&mut self) -> Result<Option<Record>> {
         let Some(place) = self.raw.read(&mut self.bytes)? else {
             return Ok(None);
         };
-        self.record_line = place.line;
-        let value = self.raw.parse(&self.bytes, place)?;
-        let record = Record::from_json(value);
+        let record = Record::parse(self.raw.path(), &self.bytes, place);
         if record.is_err() {
             self.raw.end();
         }
-        record
-            .map(Some)
-            .map_err(|message| Error::record(self.raw.path(), place.line, message))
+        record.map(Some)
     }
 }
 
@@ -112,6 +100,20 @@ impl Iterator for Records {
 }
 
 impl Record {
+    /// Reads a record that stands at `place` of a file.
+    pub(super) fn parse(path: &Path, bytes: &[u8], place: Place) -> Result<Self> {
+        let value = reader::parse(path, bytes, place)?;
+        Self::from_json(value).map_err(|message| Error::record(path, place.line, message))
+    }
+
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self, Self::Text { .. })
+    }
+
+    pub(super) fn is_chat(&self) -> bool {
+        matches!(self, Self::Chat { .. })
+    }
+
     pub(crate) fn from_json(value: Value) -> std::result::Result<Self, String> {
         let Value::Object(mut fields) = value else {
             return Err(format!(

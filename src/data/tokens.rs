@@ -17,6 +17,7 @@
 //! ids are those of the tokenizer itself.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::models::{ModelWrapper, TrainerWrapper};
@@ -30,6 +31,11 @@ use tokenizers::{
 use super::chat::ChatTemplate;
 use super::{Sample, Segment};
 use crate::error::{Error, Result};
+use crate::files::Checksum;
+
+mod bounds;
+
+pub(super) use bounds::Bounds;
 
 /// What known families of models call the token that ends a text. The first that is in the vocabulary counts.
 const END_OF_TEXT: [&str; 6] = [
@@ -61,7 +67,7 @@ const SMALLEST_VOCABULARY: usize = 257;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     /// The file it came from; none if it was trained here.
     path: Option<PathBuf>,
     vocabulary_size: usize,
@@ -145,7 +151,7 @@ impl Tokenizer {
             end_of_text: END_OF_TEXT
                 .iter()
                 .find_map(|token| inner.token_to_id(token)),
-            inner,
+            inner: Arc::new(inner),
             path,
             chat: None,
         })
@@ -178,6 +184,17 @@ impl Tokenizer {
         let path = path.as_ref();
         let json = self.inner.to_string(true).map_err(|e| failure(None, e))?;
         crate::files::replace(path, json.as_bytes())
+    }
+
+    /// A checksum of everything that decides which tokens a record becomes.
+    pub(super) fn fingerprint(&self) -> Result<String> {
+        let json = self.inner.to_string(false).map_err(|e| failure(None, e))?;
+        let chat = self.chat.as_ref().map(ChatTemplate::parts);
+        let rest = format!("{:?} {chat:?}", self.end_of_text);
+        let mut sum = Checksum::default();
+        sum.add(json.as_bytes());
+        sum.add(rest.as_bytes());
+        Ok(sum.text())
     }
 
     /// Returns the largest token id plus one: what a model's vocabulary must have at least.

@@ -10,7 +10,7 @@
 //!
 //! Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016).
 
-use std::ops::Range;
+use std::{ops::Range, rc::Rc};
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
@@ -23,6 +23,7 @@ use super::{
     head::{Head, HeadGradients},
     loss::Targets,
     network::{Network, Places, moved},
+    offload::{Copies, Offloaded},
 };
 
 /// The samples on a block's tape make it about this large.
@@ -65,15 +66,19 @@ pub(super) fn differentiate(
     let first_kept = taped.blocks().saturating_sub(kept).max(lowest);
     // If all tapes are kept, parts would all be in memory at the same time.
     let whole = first_kept == lowest && lowest < taped.blocks();
+    let copies = model.offloading().map(Offloaded::copies);
     let pass = Pass {
         model,
         fixed,
-        parts: Part::of(fixed, mask.inner(), &embedded, whole),
+        parts: Part::of(fixed, copies.as_ref(), mask.inner(), &embedded, whole),
         lowest,
         first_kept,
         below: embedded.is_tracked(),
     };
     let (x, kept) = pass.up(embedded.clone().inner());
+    if let Some(copies) = copies {
+        copies.clear(); // the head needs the room
+    }
     let below = pass.below || lowest < taped.blocks();
     let (losses, of_x) = top(model, &mut gradients, x, &targets, factors, below);
     let embedded = Some(embedded).filter(Tensor::is_tracked);
@@ -192,7 +197,13 @@ struct Part {
 
 impl Part {
     /// The parts of a batch with the mask `[batch, length]` and hidden states `x`; or all of it as the only one.
-    fn of(network: &dyn Network, mask: Tensor<2, Int>, x: &Tensor<2>, whole: bool) -> Vec<Self> {
+    fn of(
+        network: &dyn Network,
+        copies: Option<&Rc<Copies>>,
+        mask: Tensor<2, Int>,
+        x: &Tensor<2>,
+        whole: bool,
+    ) -> Vec<Self> {
         let ([batch, length], [_, width]) = (mask.dims(), x.dims());
         let samples = match whole {
             true => batch.max(1),
@@ -203,7 +214,7 @@ impl Part {
             let mask = mask.clone().narrow(0, start, count);
             Self {
                 rows: start * length..(start + count) * length,
-                places: Places::new(network, mask, length),
+                places: Places::new(network, copies, mask, length),
             }
         };
         (0..batch).step_by(samples).map(part).collect()

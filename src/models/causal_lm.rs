@@ -17,6 +17,7 @@ use super::{
     gpt2::Gpt2,
     llama::{Llama, LlamaConfig},
     network::Network,
+    offload::Offloaded,
     pretrained::{self, load},
     random::Draw,
     saving,
@@ -44,6 +45,8 @@ pub struct CausalLm {
     origin: Origin,
     #[module(skip)]
     differentiation: Option<Differentiation>,
+    #[module(skip)]
+    pub(super) offloaded: Option<Offloaded>,
 }
 
 /// How the gradients of a [`CausalLm`] are computed. The results are equal up to rounding.
@@ -155,6 +158,7 @@ impl CausalLm {
                 settings: settings.values().clone(),
             },
             differentiation: None,
+            offloaded: None,
         })
     }
 
@@ -168,6 +172,7 @@ impl CausalLm {
                 settings: settings.values().clone(),
             },
             differentiation: None,
+            offloaded: None,
         })
     }
 
@@ -189,6 +194,9 @@ impl CausalLm {
     /// [`Error::Setting`](crate::Error::Setting) for a device that does not have this type (ndarray has no bfloat16).
     pub fn cast(self, dtype: Dtype) -> Result<Self> {
         dtype.check(&self.device())?;
+        if let Some(offloaded) = self.offloading() {
+            dtype.check(&offloaded.host)?;
+        }
         Ok(cast(self, dtype))
     }
 
@@ -281,7 +289,7 @@ impl CausalLm {
     /// - `mask` `[batch, length]`: 1 for tokens, 0 for padding
     /// - result `[batch, length, vocabulary]`
     pub fn logits(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>) -> Tensor<3> {
-        self.network().logits(ids, mask)
+        self.network().logits(self.offloading(), ids, mask)
     }
 
     /// The mean negative log-likelihood over the label tokens of each sample; 0 for a sample without any.
@@ -298,7 +306,8 @@ impl CausalLm {
         mask: Tensor<2, Int>,
         labels: Tensor<2, Int>,
     ) -> Tensor<1> {
-        self.network().sample_losses(ids, mask, labels)
+        let offloaded = self.offloading();
+        self.network().sample_losses(offloaded, ids, mask, labels)
     }
 
     /// The losses of [`sample_losses`](Self::sample_losses), and the gradient of `sum_j factor_j loss_j` in the parameters
@@ -326,7 +335,7 @@ impl CausalLm {
             ));
         }
         let active = Active::of(self);
-        let default = match active.frozen {
+        let default = match active.frozen || self.offloaded.is_some() {
             true => Differentiation::Balanced,
             false => Differentiation::Plain,
         };
@@ -336,7 +345,8 @@ impl CausalLm {
             Differentiation::Balanced => {
                 let number = self.network().embedding().val().dtype().size();
                 let outputs = ModelSize::of(self).outputs;
-                Some(tapes_kept(active.outside, outputs, number, batch * length))
+                let kept = tapes_kept(active.outside, outputs, number, batch * length);
+                Some(kept.min(self.blocks_at_home()))
             }
         };
         if let Some(kept) = kept {
@@ -377,6 +387,7 @@ impl From<Gpt2> for CausalLm {
             network: Architecture::Gpt2(model),
             origin: Origin::default(),
             differentiation: None,
+            offloaded: None,
         }
     }
 }

@@ -150,7 +150,8 @@ impl Network for Gemma2 {
         shared: &Shared,
         seen: Option<&mut Seen>,
     ) -> Tensor<2> {
-        self.blocks[index].forward(x, shared, seen)
+        let block = shared.here(index, &self.blocks[index], &x);
+        block.forward(x, shared, seen)
     }
 
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {

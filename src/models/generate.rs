@@ -105,7 +105,8 @@ impl Generation {
         let ids = Tensor::<1, Int>::from_data(ids.as_slice(), &self.device);
         let mask = Tensor::<2, Int>::ones([1, self.read], &self.device);
         let network = self.model.network();
-        let hidden = network.hidden(ids.unsqueeze(), mask, &mut self.seen);
+        let offloaded = self.model.offloading();
+        let hidden = network.hidden(offloaded, ids.unsqueeze(), mask, &mut self.seen);
         let logits = network.head(hidden.narrow(0, length - 1, 1));
         logits.into_data().iter::<f32>().collect()
     }

@@ -285,7 +285,7 @@ impl Gpt2 {
     /// - `mask` `[batch, length]`: 1 for tokens, 0 for padding
     /// - result `[batch, length, vocab_size]`
     pub fn logits(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>) -> Tensor<3> {
-        Network::logits(self, ids, mask)
+        Network::logits(self, None, ids, mask)
     }
 
     /// The mean negative log-likelihood over the label tokens of each sample; 0 for a sample without any.
@@ -302,7 +302,7 @@ impl Gpt2 {
         mask: Tensor<2, Int>,
         labels: Tensor<2, Int>,
     ) -> Tensor<1> {
-        Network::sample_losses(self, ids, mask, labels)
+        Network::sample_losses(self, None, ids, mask, labels)
     }
 
     /// The device that holds the model.
@@ -328,6 +328,7 @@ impl Network for Gpt2 {
         Shared {
             biases: Biases::new(mask, length, None),
             turns: None,
+            copies: None,
         }
     }
 
@@ -338,7 +339,8 @@ impl Network for Gpt2 {
         shared: &Shared,
         seen: Option<&mut Seen>,
     ) -> Tensor<2> {
-        self.blocks[index].forward(x, shared.biases.of(false), seen)
+        let block = shared.here(index, &self.blocks[index], &x);
+        block.forward(x, shared.biases.of(false), seen)
     }
 
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {

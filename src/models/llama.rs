@@ -172,7 +172,8 @@ impl Network for Llama {
         shared: &Shared,
         seen: Option<&mut Seen>,
     ) -> Tensor<2> {
-        self.blocks[index].forward(x, shared, seen)
+        let block = shared.here(index, &self.blocks[index], &x);
+        block.forward(x, shared, seen)
     }
 
     fn norm(&self, x: Tensor<2>) -> Tensor<2> {

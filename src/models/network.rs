@@ -1,7 +1,9 @@
 //! What an architecture has to say; everything else about a language model is written once.
 
+use std::{borrow::Cow, rc::Rc};
+
 use burn::{
-    module::Param,
+    module::{Module, Param},
     tensor::{Device, Int, Tensor},
 };
 
@@ -10,6 +12,7 @@ use super::{
     decoder::embed,
     linear,
     loss::Targets,
+    offload::{Copies, Offloaded},
     pretrained::Naming,
     rotary::{Rope, Turns},
 };
@@ -60,7 +63,7 @@ pub(super) trait Network {
         self.embedding().lazy_device()
     }
 
-    /// The device of block `index`.
+    /// The device of the parameters of block `index`, where nothing is offloaded.
     fn home(&self, index: usize) -> Device;
 
     /// Number of tokens.
@@ -83,11 +86,18 @@ pub(super) trait Network {
     /// - `ids` `[batch, length]`
     /// - `mask` `[batch, seen + length]`: 1 for tokens, 0 for padding
     /// - result `[batch * length, width]`
-    fn hidden(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>, seen: &mut [Seen]) -> Tensor<2> {
+    fn hidden(
+        &self,
+        offloaded: Option<&Offloaded>,
+        ids: Tensor<2, Int>,
+        mask: Tensor<2, Int>,
+        seen: &mut [Seen],
+    ) -> Tensor<2> {
         let ([_, length], [_, keys]) = (ids.dims(), mask.dims());
         let vectors = embed(self.embedding().val(), ids, self.padding());
         let mut x = self.first(vectors, keys - length);
-        let places = Places::new(self, mask, length);
+        let copies = offloaded.map(Offloaded::copies);
+        let places = Places::new(self, copies.as_ref(), mask, length);
         for index in 0..self.blocks() {
             let (device, shared) = places.of(index);
             x = self.block(index, moved(x, device), shared, seen.get_mut(index));
@@ -105,21 +115,27 @@ pub(super) trait Network {
     }
 
     /// The logits of the next token at each position, `[batch, length, vocabulary]`.
-    fn logits(&self, ids: Tensor<2, Int>, mask: Tensor<2, Int>) -> Tensor<3> {
+    fn logits(
+        &self,
+        offloaded: Option<&Offloaded>,
+        ids: Tensor<2, Int>,
+        mask: Tensor<2, Int>,
+    ) -> Tensor<3> {
         let [batch, length] = ids.dims();
-        let logits = self.head(self.hidden(ids, mask, &mut []));
+        let logits = self.head(self.hidden(offloaded, ids, mask, &mut []));
         logits.reshape([batch, length, self.vocabulary()])
     }
 
     /// The mean loss over the labels of each sample, `[batch]`. Only rows that predict a label go through the head.
     fn sample_losses(
         &self,
+        offloaded: Option<&Offloaded>,
         ids: Tensor<2, Int>,
         mask: Tensor<2, Int>,
         labels: Tensor<2, Int>,
     ) -> Tensor<1> {
         let targets = Targets::of(&labels);
-        let hidden = self.hidden(ids, mask, &mut []);
+        let hidden = self.hidden(offloaded, ids, mask, &mut []);
         targets.sample_losses(hidden, |rows| self.head(rows))
     }
 }
@@ -145,14 +161,27 @@ pub(super) struct Places {
 
 impl Places {
     /// For the last `length` positions of `mask` `[batch, keys]`.
-    pub fn new<N: Network + ?Sized>(network: &N, mask: Tensor<2, Int>, length: usize) -> Self {
+    pub fn new<N: Network + ?Sized>(
+        network: &N,
+        copies: Option<&Rc<Copies>>,
+        mask: Tensor<2, Int>,
+        length: usize,
+    ) -> Self {
         let mut shared: Vec<(Device, Shared)> = Vec::new();
-        let mut place = |index| {
-            let device = network.home(index);
+        let mut place = |index: usize| {
+            let device = match copies {
+                Some(copies) => copies.device(index).clone(),
+                None => network.home(index),
+            };
             let found = shared.iter().position(|(known, _)| *known == device);
             found.unwrap_or_else(|| {
                 let mask = mask.clone().to_device(&device);
-                shared.push((device, network.shared(mask, length)));
+                let of_blocks = network.shared(mask, length);
+                let of_blocks = Shared {
+                    copies: copies.cloned(),
+                    ..of_blocks
+                };
+                shared.push((device, of_blocks));
                 shared.len() - 1
             })
         };
@@ -171,6 +200,8 @@ pub(super) struct Shared {
     pub biases: Biases,
     /// Nothing where positions are learned.
     pub turns: Option<Turns>,
+    /// For blocks whose parameters may be elsewhere than the hidden states.
+    pub copies: Option<Rc<Copies>>,
 }
 
 impl Shared {
@@ -188,6 +219,20 @@ impl Shared {
         Self {
             biases: Biases::new(mask, length, window),
             turns: Some(turns),
+            copies: None,
+        }
+    }
+
+    /// The block at an index as it can compute on `x`.
+    pub fn here<'a, B: Module + 'static>(
+        &self,
+        index: usize,
+        block: &'a B,
+        x: &Tensor<2>,
+    ) -> Cow<'a, B> {
+        match &self.copies {
+            None => Cow::Borrowed(block),
+            Some(copies) => Cow::Owned(copies.of(index, block, x)),
         }
     }
 

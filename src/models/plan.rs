@@ -9,7 +9,7 @@ use super::{
 use crate::error::Result;
 
 /// Bytes of a number of moments, masters and sums of gradients, which are always float32.
-const SINGLE: usize = 4;
+pub(super) const SINGLE: usize = 4;
 /// Hidden states `[rows, width]` beside the kept inputs of blocks: the embedded tokens, the last block's output, its norm,
 /// and the gradients of these two.
 const OTHER_STATES: usize = 5;
@@ -21,6 +21,8 @@ const LOGITS_ON_TAPE: usize = 2;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceMemory {
+    /// Number of blocks, of each model that is here.
+    pub blocks: usize,
     /// The auxiliary model, as far as it does not share the memory of `w`.
     pub u: u64,
     /// The model.
@@ -35,10 +37,12 @@ pub struct DeviceMemory {
     pub inputs: u64,
     /// Intermediate results of the model's blocks, or, block by block, of one block and those whose tapes are kept.
     pub tape: u64,
+    /// Copies of a block that waits in host memory, for the time of its run.
+    pub copies: u64,
     /// The logits with their exponentials and gradient: of the batch, or, block by block, of a chunk of rows.
     pub logits: u64,
-    /// The peak: of what is not in memory at the same time the larger one. Block by block these are one block's tape, and
-    /// kept tapes with the logits; with one tape, they and the last gradient, which grows as the tape is used up.
+    /// The peak: of what is not in memory at the same time the larger one. Block by block these are one block's tape with its
+    /// copies, and kept tapes with the logits; with one tape, they and the last gradient, which grows as the tape is used up.
     pub total: u64,
 }
 
@@ -55,7 +59,10 @@ pub struct DeviceMemory {
 /// | gradients | 4 `A` for each of two: those of both objectives in `w`, which become one, then that and the one in `u`; one more where `u` and `w` are computed at the same time, and another of the models' type while micro-batches are summed |
 /// | inputs | a hidden state a block and five more: `(blocks + 5) rows width` numbers; masks: `4 rows length` |
 /// | tape | `rows` times the outputs of all matrices of all blocks, and the inputs of those that train; block by block, of the uppermost blocks whose tapes are kept, or of one block that trains, for the rows that go through it at a time |
+/// | copies | of offloaded blocks: a block's numbers of the models' type |
 /// | logits | `8 rows vocabulary`; block by block `4 rows vocabulary` for the rows of a chunk (32 MiB of logits, 64 rows at least), in half precision `12 rows vocabulary` for 24 MiB of them and the head's gradient in float32 |
+///
+/// With [`offload`](PlanConfig::offload) devices hold the blocks that train, and [`host`](Self::host) the others.
 ///
 /// `rows` is the number of tokens in a micro-batch. Of blocks that are spread over devices as many train on each as can, so
 /// that each figure is that of the worst draw. The constants (five hidden states, the tape by matrices, two and three times the
@@ -83,6 +90,8 @@ pub struct DeviceMemory {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
     devices: Vec<DeviceMemory>,
+    host: Option<DeviceMemory>,
+    moved: u64,
 }
 
 impl MemoryPlan {
@@ -100,27 +109,39 @@ impl MemoryPlan {
             head: true,
             blocks: size.blocks,
         };
+        let load = |share| Load {
+            size,
+            config,
+            share,
+        };
+        let memory = |share| load(share).memory();
+        let spread = |share: Share, devices| share.spread(devices, |share| memory(share).0.total);
         let shares = match config.placement {
             Placement::One => vec![both],
             Placement::Parallel(devices) => vec![both; devices],
-            Placement::Spread(devices) => both.spread(devices),
+            Placement::Spread(devices) => spread(both, devices),
             Placement::Apart(devices) => {
                 let of_w = Placement::of_w(devices);
-                let mut shares = Share { u: false, ..both }.spread(of_w);
-                shares.extend(Share { w: false, ..both }.spread(devices - of_w));
+                let mut shares = spread(Share { u: false, ..both }, of_w);
+                shares.extend(spread(Share { w: false, ..both }, devices - of_w));
                 shares
             }
         };
-        let memory = |share: Share| {
-            Load {
-                size,
-                config,
-                share,
-            }
-            .memory()
-        };
+        let moved = |share: &Share| load(*share).moved(&memory(*share).1);
+        let moved = shares.iter().map(moved).sum();
+        let (devices, hosts): (Vec<_>, Vec<_>) = shares.into_iter().map(memory).unzip();
+        let host = hosts.into_iter().reduce(|sum, host| DeviceMemory {
+            u: sum.u + host.u,
+            w: sum.w + host.w,
+            masters: sum.masters + host.masters,
+            moments: sum.moments + host.moments,
+            total: sum.total + host.total,
+            ..sum
+        });
         Ok(Self {
-            devices: shares.into_iter().map(memory).collect(),
+            devices,
+            host: host.filter(|_| config.offload.is_some()),
+            moved,
         })
     }
 
@@ -166,6 +187,18 @@ impl MemoryPlan {
         &self.devices
     }
 
+    /// What waits in host memory for all devices, if something is offloaded: what the host computes with is not counted.
+    pub fn host(&self) -> Option<&DeviceMemory> {
+        self.host.as_ref()
+    }
+
+    /// Bytes that a step moves between the host and all devices, if something is offloaded: a frozen block's parameters twice
+    /// for each gradient of a micro-batch (two gradients in `w`, one in `u`), and what the optimizer remembers there and back,
+    /// where it waits on the host. A draw of other blocks moves their parameters once more.
+    pub fn bytes_moved(&self) -> u64 {
+        self.moved
+    }
+
     /// Bytes on all devices.
     pub fn total(&self) -> u64 {
         self.devices.iter().map(|device| device.total).sum()
@@ -180,17 +213,18 @@ impl MemoryPlan {
 
 /// What lies on a device.
 #[derive(Clone, Copy)]
-struct Share {
-    u: bool,
-    w: bool,
-    embedding: bool,
-    head: bool,
-    blocks: usize,
+pub(super) struct Share {
+    pub u: bool,
+    pub w: bool,
+    pub embedding: bool,
+    pub head: bool,
+    pub blocks: usize,
 }
 
 impl Share {
-    /// The blocks in runs of about equal length.
-    fn spread(self, devices: usize) -> Vec<Self> {
+    /// The blocks in runs over devices: of about equal length, but that the fullest devices give blocks to the emptiest as
+    /// long as their `total` falls.
+    fn spread(self, devices: usize, total: impl Fn(Self) -> u64) -> Vec<Self> {
         let blocks = self.blocks;
         let share = |index| Self {
             embedding: index == 0,
@@ -198,19 +232,36 @@ impl Share {
             blocks: blocks * (index + 1) / devices - blocks * index / devices,
             ..self
         };
-        (0..devices).map(share).collect()
+        let mut shares: Vec<_> = (0..devices).map(share).collect();
+        loop {
+            let by_total = |&index: &usize| total(shares[index]);
+            let (Some(fullest), Some(emptiest)) = (
+                (0..devices).max_by_key(by_total),
+                (0..devices).min_by_key(by_total),
+            ) else {
+                return shares;
+            };
+            let (mut giving, mut taking) = (shares[fullest], shares[emptiest]);
+            (giving.blocks, taking.blocks) = (giving.blocks.saturating_sub(1), taking.blocks + 1);
+            let before = total(shares[fullest]);
+            if giving.blocks == 0 || total(giving).max(total(taking)) >= before {
+                return shares;
+            }
+            (shares[fullest], shares[emptiest]) = (giving, taking);
+        }
     }
 }
 
 /// A device with its share of a model.
-struct Load<'a> {
-    size: &'a ModelSize,
-    config: &'a PlanConfig,
-    share: Share,
+pub(super) struct Load<'a> {
+    pub size: &'a ModelSize,
+    pub config: &'a PlanConfig,
+    pub share: Share,
 }
 
 impl Load<'_> {
-    fn memory(&self) -> DeviceMemory {
+    /// Of the device, and of the host beside it.
+    fn memory(&self) -> (DeviceMemory, DeviceMemory) {
         let Self {
             size,
             config,
@@ -234,6 +285,7 @@ impl Load<'_> {
         let sums = if share.w { 1 + at_once } else { 1 };
         let fresh = if in_pieces { at_once * number } else { 0 };
         let mut memory = DeviceMemory {
+            blocks: share.blocks,
             u: bytes(&[usize::from(share.u), own, number]),
             w: bytes(&[usize::from(share.w), held, number]),
             masters: bytes(&[usize::from(half), models, trained, SINGLE]),
@@ -241,8 +293,15 @@ impl Load<'_> {
             gradients: bytes(&[trained, sums * SINGLE + fresh]),
             ..DeviceMemory::default()
         };
+        let host = self.offloaded(&mut memory);
         self.activations(samples, rows, &mut memory);
-        memory
+        (memory, host)
+    }
+
+    /// Blocks that train at a time.
+    pub(super) fn active_blocks(&self) -> usize {
+        let blocks = self.share.blocks;
+        self.config.lisa_blocks.unwrap_or(blocks).min(blocks)
     }
 
     /// Inputs, tape, logits and the total.
@@ -282,7 +341,8 @@ impl Load<'_> {
             if config.dtype == Dtype::Bfloat16 && !config.freeze_others {
                 memory.logits += bytes(&[at_once, has_head, size.vocabulary, size.width, SINGLE]);
             }
-            memory.total = state + memory.inputs + one_tape.max(kept_tapes + memory.logits);
+            let one_block = one_tape + memory.copies;
+            memory.total = state + memory.inputs + one_block.max(kept_tapes + memory.logits);
         } else {
             let fresh = if samples < self.samples() {
                 number
@@ -303,6 +363,7 @@ impl Load<'_> {
             ]);
             memory.total = state - last + memory.inputs + last.max(memory.tape + memory.logits);
         }
+        memory.total = memory.total.max(state + self.visiting());
     }
 
     /// Block by block, how many blocks' tapes are kept from the first pass.
@@ -319,13 +380,16 @@ impl Load<'_> {
             Differentiation::Balanced => {
                 let number = config.dtype.width();
                 let kept = tapes_kept(size.outside(), size.outputs, number, rows);
-                Some(kept.min(share.blocks))
+                Some(match config.offload {
+                    None => kept.min(share.blocks),
+                    Some(_) => kept.min(self.active_blocks()),
+                })
             }
         }
     }
 
     /// Passes through a model at the same time.
-    fn passes(&self) -> usize {
+    pub(super) fn passes(&self) -> usize {
         let Share { u, w, .. } = self.share;
         if self.config.concurrent && u && w {
             2
@@ -335,7 +399,7 @@ impl Load<'_> {
     }
 
     /// Samples of a step.
-    fn samples(&self) -> usize {
+    pub(super) fn samples(&self) -> usize {
         match self.config.placement {
             Placement::Parallel(devices) => self.config.batch.div_ceil(devices),
             _ => self.config.batch,
@@ -343,7 +407,7 @@ impl Load<'_> {
     }
 
     /// Samples and rows of a micro-batch.
-    fn micro_batch(&self) -> (usize, usize) {
+    pub(super) fn micro_batch(&self) -> (usize, usize) {
         let samples = self.samples();
         let samples = self.config.micro_batch.unwrap_or(samples).min(samples);
         (samples, samples * self.config.length)
@@ -374,7 +438,7 @@ impl Load<'_> {
     }
 }
 
-fn bytes(factors: &[usize]) -> u64 {
+pub(super) fn bytes(factors: &[usize]) -> u64 {
     let product = |product: u64, factor: &usize| product.saturating_mul(*factor as u64);
     factors.iter().fold(1, product)
 }

@@ -1,6 +1,6 @@
 //! What a memory plan is for.
 
-use super::{Differentiation, Dtype, ModelSize};
+use super::{Differentiation, Dtype, ModelSize, offload::Offloading};
 use crate::error::{Error, Result};
 
 /// Far above any run, and low enough that sizes stay below 2^63.
@@ -15,8 +15,9 @@ pub enum Placement {
     /// The model `w` on the first half of so many devices, or one more than half, and the auxiliary model `u` on the others;
     /// where that is more than one device for a model, its blocks as in [`Spread`](Self::Spread).
     Apart(usize),
-    /// Blocks of both models in runs of about equal length on so many devices; the embedding on the first, with the head if
-    /// that is tied to it; else the head on the last.
+    /// Blocks of both models in runs on so many devices; the embedding on the first, with the head if that is tied to it; else
+    /// the head on the last. Devices with embedding or head have fewer blocks, so that the fullest device holds as little as
+    /// possible.
     Spread(usize),
     /// Both models on each of so many devices, which share the samples of a batch.
     Parallel(usize),
@@ -54,6 +55,8 @@ pub struct PlanConfig {
     pub auxiliary: bool,
     /// Where the models are. Default: on one device.
     pub placement: Placement,
+    /// What waits in host memory, see [`CausalLm::offload`](super::CausalLm::offload). Default: nothing.
+    pub offload: Option<Offloading>,
 }
 
 impl Placement {
@@ -79,6 +82,7 @@ impl Default for PlanConfig {
             concurrent: false,
             auxiliary: true,
             placement: Placement::One,
+            offload: None,
         }
     }
 }
@@ -111,6 +115,9 @@ impl PlanConfig {
             let allowed = "from 0 to 2";
             let remedy = "SGD has none, AdamW 2";
             return Err(Error::setting("moments", self.moments, allowed, remedy));
+        }
+        if self.offload.is_some() && self.blockwise == Some(false) {
+            return Err(one_tape());
         }
         match self.placement {
             Placement::One => Ok(()),
@@ -149,8 +156,20 @@ impl PlanConfig {
         match self.blockwise {
             Some(true) => Differentiation::Blockwise,
             Some(false) => Differentiation::Plain,
-            None if fewer || self.freeze_others => Differentiation::Balanced,
+            None if fewer || self.freeze_others || self.offload.is_some() => {
+                Differentiation::Balanced
+            }
             None => Differentiation::Plain,
         }
     }
+}
+
+/// An error for offloaded blocks whose copies would all be on one tape.
+pub(crate) fn one_tape() -> Error {
+    Error::setting(
+        "offload",
+        "asked for with gradients on one tape",
+        "gradients block by block",
+        "one tape would hold the copies of all blocks; leave blockwise out or set it to true",
+    )
 }

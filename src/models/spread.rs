@@ -1,11 +1,13 @@
 //! One model on several devices.
 
+use std::iter::repeat_n;
+
 use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{Device, Tensor},
 };
 
-use super::{CausalLm, dtype::Dtype, network::moved};
+use super::{CausalLm, dtype::Dtype, network::moved, offload::Offloaded};
 use crate::error::{Error, Result};
 
 impl CausalLm {
@@ -16,6 +18,8 @@ impl CausalLm {
     /// Hidden states and their gradients are handed on from device to device; the results are those of one device up to
     /// rounding. [`MemoryPlan`](super::MemoryPlan) with [`Placement::Spread`](super::Placement::Spread) says what this takes
     /// on each.
+    ///
+    /// Blocks of a model that is [offloaded](Self::offload) stay on the host, and are computed on these devices.
     ///
     /// # Errors
     /// [`Error::Setting`] for no device, more devices than blocks, and a device that does not have the model's type.
@@ -31,6 +35,34 @@ impl CausalLm {
     /// # Ok::<(), scalebio::Error>(())
     /// ```
     pub fn spread(self, devices: &[Device]) -> Result<Self> {
+        let runs = self.equal_runs(devices.len());
+        self.spread_in_runs(devices, &runs)
+    }
+
+    /// The blocks of each of so many devices, about equally many.
+    pub(super) fn equal_runs(&self, devices: usize) -> Vec<usize> {
+        let blocks = self.network().blocks();
+        let run = |index| blocks * (index + 1) / devices - blocks * index / devices;
+        (0..devices).map(run).collect()
+    }
+
+    /// The model as by [`spread`](Self::spread), with `runs[k]` blocks on device `k`: those of
+    /// [`DeviceMemory::blocks`](super::DeviceMemory::blocks), say.
+    ///
+    /// # Errors
+    /// Those of [`spread`](Self::spread), and runs that are not one a device, of a block at least, all blocks together.
+    pub fn spread_in_runs(self, devices: &[Device], runs: &[usize]) -> Result<Self> {
+        let offloaded = self.offloaded.clone();
+        self.place(devices, runs, offloaded)
+    }
+
+    /// The model on these devices, but for blocks that are offloaded.
+    pub(super) fn place(
+        mut self,
+        devices: &[Device],
+        runs: &[usize],
+        offloaded: Option<Offloaded>,
+    ) -> Result<Self> {
         let blocks = self.network().blocks();
         if !(1..=blocks).contains(&devices.len()) {
             return Err(Error::setting(
@@ -40,6 +72,15 @@ impl CausalLm {
                 "each device holds a block at least",
             ));
         }
+        let sum: usize = runs.iter().sum();
+        if runs.len() != devices.len() || runs.contains(&0) || sum != blocks {
+            return Err(Error::setting(
+                "runs of blocks",
+                format!("{runs:?}"),
+                format!("{} numbers from 1 on with the sum {blocks}", devices.len()),
+                "each device holds a block at least, and each block is on one device",
+            ));
+        }
         let dtype = Dtype::of(&self);
         for device in devices {
             dtype.check(device)?;
@@ -47,9 +88,19 @@ impl CausalLm {
         let paths = self.parameters();
         let tied = !paths.iter().any(|(path, _)| path.starts_with("lm_head."));
         let prefix = format!("{}.", self.blocks_path());
+        let runs = devices.iter().zip(runs);
+        let of_blocks = runs.flat_map(|(device, &run)| repeat_n(device, run));
+        self.offloaded = offloaded.map(|offloaded| Offloaded {
+            devices: of_blocks.clone().cloned().collect(),
+            ..offloaded
+        });
+        let host = self
+            .offloaded
+            .as_ref()
+            .map(|offloaded| offloaded.host.clone());
         Ok(self.map(&mut Spread {
-            device_of_block: (0..blocks)
-                .map(|i| &devices[share(i, blocks, devices.len())])
+            device_of_block: of_blocks
+                .map(|device| host.as_ref().unwrap_or(device))
                 .collect(),
             before: &devices[0],
             after: if tied {
@@ -62,11 +113,6 @@ impl CausalLm {
             path: Vec::new(),
         }))
     }
-}
-
-/// The device of a block: device `k` has those from `blocks k / devices` on, rounded down.
-fn share(block: usize, blocks: usize, devices: usize) -> usize {
-    ((block + 1) * devices).div_ceil(blocks) - 1
 }
 
 struct Spread<'a> {
@@ -104,24 +150,5 @@ impl ModuleMapper for Spread<'_> {
         let require_grad = value.is_require_grad();
         let value = moved(value.detach().set_require_grad(false), device);
         Param::from_mapped_value(id, value.set_require_grad(require_grad), mapper)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::share;
-
-    /// The same runs of blocks as in the memory plan.
-    #[test]
-    fn devices_have_runs_of_about_equal_length() {
-        for blocks in 1..40 {
-            for devices in 1..=blocks {
-                for device in 0..devices {
-                    let first = blocks * device / devices;
-                    let end = blocks * (device + 1) / devices;
-                    assert!((first..end).all(|block| share(block, blocks, devices) == device));
-                }
-            }
-        }
     }
 }

@@ -1,5 +1,7 @@
 //! Minibatches of several sources, each source in exact epochs.
 
+use std::collections::VecDeque;
+
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
@@ -21,6 +23,15 @@ pub trait Samples {
     ///
     /// Whatever prevents it; it ends the run.
     fn batch(&self, picks: &[Pick]) -> Result<Self::Batch>;
+
+    /// How many draws [`prefetch`](Self::prefetch) wants to know before they are made. Default: 0.
+    fn look_ahead(&self) -> usize {
+        0
+    }
+
+    /// Is told the samples that a later draw will pick, in the order of the draws, for instance to read them in the background.
+    /// What fails then is an error of the [`batch`](Self::batch) that needs it. Default: nothing.
+    fn prefetch(&self, _: &[Pick]) {}
 }
 
 /// One sample of a draw.
@@ -61,6 +72,10 @@ pub struct Draws<S> {
     drawn: u64,
     /// One order a source, or one of all samples; made when the first batch is drawn.
     orders: Vec<Order>,
+    /// This rank, and how many there are.
+    share: (usize, usize),
+    /// Draws that the samples were told of, and that are not made yet.
+    ahead: VecDeque<Vec<Pick>>,
 }
 
 impl<S: Samples> Draws<S> {
@@ -78,6 +93,8 @@ impl<S: Samples> Draws<S> {
             random: Xoshiro256PlusPlus::seed_from_u64(0),
             drawn: 0,
             orders: Vec::new(),
+            share: (0, 1),
+            ahead: VecDeque::new(),
         }
     }
 
@@ -99,6 +116,26 @@ impl<S: Samples> Draws<S> {
         self.seed = seed;
         self.restart();
         self
+    }
+
+    /// Gets, of every draw, the share of rank `rank` of `ranks`: one sample of `ranks`, in the order of the draw, and none
+    /// of a draw with fewer samples than that. Together the shares of all ranks are the draw, whose number of samples stays
+    /// [`batch`](Self::batch). [`ScaleBio::collective`](crate::ScaleBio::collective) asks for it. Default: all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] unless `rank < ranks`.
+    pub fn share(&mut self, rank: usize, ranks: usize) -> Result<()> {
+        if rank >= ranks {
+            return Err(Error::setting(
+                "rank",
+                rank,
+                format!("below {ranks}, the number of ranks"),
+                "ranks count from 0",
+            ));
+        }
+        self.share = (rank, ranks);
+        Ok(())
     }
 
     /// The samples that are drawn from.
@@ -124,19 +161,34 @@ impl<S: Samples> Draws<S> {
         self.batch
     }
 
-    /// The next draw, cut into micro-batches.
+    /// This rank's share of the next draw, cut into micro-batches.
     pub(super) fn draw(&mut self) -> Result<Vec<(Vec<Pick>, S::Batch)>> {
+        let look_ahead = self.samples.look_ahead();
+        while look_ahead > 0 && self.ahead.len() <= look_ahead {
+            let picks = self.next_picks();
+            self.samples.prefetch(&self.share_of(&picks));
+            self.ahead.push_back(picks);
+        }
         let picks = self.picks();
+        let picks = self.share_of(&picks);
         picks
             .chunks(self.micro_batch)
             .map(|chunk| Ok((chunk.to_vec(), self.samples.batch(chunk)?)))
             .collect()
     }
 
+    /// The samples of a draw that this rank computes: every so many, since sources follow each other, so that each rank gets
+    /// some of each.
+    fn share_of(&self, picks: &[Pick]) -> Vec<Pick> {
+        let (rank, ranks) = self.share;
+        picks.iter().skip(rank).step_by(ranks).copied().collect()
+    }
+
     fn restart(&mut self) {
         self.random = Xoshiro256PlusPlus::seed_from_u64(self.seed);
         self.drawn = 0;
         self.orders.clear();
+        self.ahead.clear();
     }
 
     pub(super) fn progress(&self) -> String {
@@ -172,6 +224,14 @@ impl<S: Samples> Draws<S> {
     /// The samples of the next draw.
     pub(crate) fn picks(&mut self) -> Vec<Pick> {
         self.drawn += 1;
+        match self.ahead.pop_front() {
+            Some(picks) => picks,
+            None => self.next_picks(),
+        }
+    }
+
+    /// The samples of the first draw that is not known yet.
+    fn next_picks(&mut self) -> Vec<Pick> {
         if self.orders.is_empty() {
             self.orders = match self.sampling {
                 Sampling::Stratified => self.sizes.iter().map(|&n| Order::new(n)).collect(),
@@ -242,6 +302,14 @@ impl<S: Samples> Draws<S> {
             ));
         }
         let total: usize = self.sizes.iter().sum();
+        if total > Order::LARGEST {
+            return Err(Error::setting(
+                name,
+                format!("{total} samples"),
+                format!("at most {} samples", Order::LARGEST),
+                "use a part of the data",
+            ));
+        }
         if self.batch == 0 || self.batch > total {
             return Err(Error::setting(
                 "batch",

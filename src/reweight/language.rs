@@ -1,23 +1,30 @@
 //! Language models and text as sources: samples of tokens, and their losses.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
 use super::draws::{Pick, Samples};
 use super::objective::SampleLosses;
-use crate::data::{Source, TokenBatch};
+use crate::data::{Loader, Sample, Source, TokenBatch};
 use crate::models::CausalLm;
 use crate::problem::has_frozen;
 use crate::{Error, Result};
 
-/// The tokenized samples of one or several [`Source`]s.
+/// Draws whose samples are read before they are needed, if they are not in memory: more than a step or two, so that a slow read
+/// among fast ones is not waited for.
+const LOOK_AHEAD: usize = 4;
+
+/// The tokenized samples of one or several [`Source`]s. Those of streamed sources are read in the background, some draws ahead.
 #[derive(Debug)]
 pub struct TokenSources {
     sources: Arc<[Source]>,
     drawn: AtomicU64,
+    /// Started when it is first needed, if it is.
+    loader: OnceLock<Loader>,
 }
 
 impl TokenSources {
@@ -26,12 +33,32 @@ impl TokenSources {
         Self {
             sources: sources.into(),
             drawn: AtomicU64::new(0),
+            loader: OnceLock::new(),
         }
     }
 
     /// Number of tokens drawn so far, without padding.
     pub fn tokens_drawn(&self) -> u64 {
         self.drawn.load(Ordering::Relaxed)
+    }
+
+    fn loader(&self) -> &Loader {
+        self.loader
+            .get_or_init(|| Loader::start(Arc::clone(&self.sources)))
+    }
+
+    fn sample(&self, pick: &Pick) -> Result<Cow<'_, Sample>> {
+        match self.sources[pick.source].samples.in_memory() {
+            Some(samples) => Ok(Cow::Borrowed(&samples[pick.index])),
+            None => self
+                .loader()
+                .sample((pick.source, pick.index))
+                .map(Cow::Owned),
+        }
+    }
+
+    fn is_streamed(&self, source: usize) -> bool {
+        self.sources[source].samples.in_memory().is_none()
     }
 }
 
@@ -46,13 +73,25 @@ impl Samples for TokenSources {
     }
 
     fn batch(&self, picks: &[Pick]) -> Result<TokenBatch> {
-        let samples: Vec<_> = picks
-            .iter()
-            .map(|pick| &self.sources[pick.source].samples[pick.index])
-            .collect();
+        let samples = picks.iter().map(|pick| self.sample(pick));
+        let samples: Vec<_> = samples.collect::<Result<_>>()?;
+        let samples: Vec<&Sample> = samples.iter().map(AsRef::as_ref).collect();
         let tokens: usize = samples.iter().map(|sample| sample.ids.len()).sum();
         self.drawn.fetch_add(tokens as u64, Ordering::Relaxed);
         Ok(TokenBatch::new(&samples))
+    }
+
+    fn look_ahead(&self) -> usize {
+        match (0..self.sources.len()).any(|source| self.is_streamed(source)) {
+            true => LOOK_AHEAD,
+            false => 0,
+        }
+    }
+
+    fn prefetch(&self, picks: &[Pick]) {
+        let read = picks.iter().filter(|pick| self.is_streamed(pick.source));
+        self.loader()
+            .ask(read.map(|pick| (pick.source, pick.index)));
     }
 }
 

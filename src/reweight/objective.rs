@@ -219,6 +219,10 @@ where
     fn resume(&mut self, progress: &str) -> Result<()> {
         self.draws.resume(progress)
     }
+
+    fn share(&mut self, rank: usize, ranks: usize) -> Result<()> {
+        self.draws.share(rank, ranks)
+    }
 }
 
 /// The upper objective `L1(w)`: the mean loss of drawn validation samples; with a [`Pull`], `L1(w)` and the pull.
@@ -308,6 +312,10 @@ where
 
     fn resume(&mut self, progress: &str) -> Result<()> {
         self.draws.resume(progress)
+    }
+
+    fn share(&mut self, rank: usize, ranks: usize) -> Result<()> {
+        self.draws.share(rank, ranks)
     }
 }
 

@@ -6,9 +6,11 @@ mod checkpoint;
 #[cfg(feature = "llm")]
 mod direction;
 pub(crate) mod gradients;
+mod offload;
 mod optimizer;
 mod penalty;
 mod precondition;
+mod ranks;
 mod run;
 mod scalebio;
 mod schedule;

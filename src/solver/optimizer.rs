@@ -16,11 +16,13 @@ use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::{AdamState, AdamWState, AdaptiveMomentumState, StateSource};
 use burn::optim::{DynOptimizer, DynState, GradientsParams, StateSink};
 #[cfg(feature = "checkpoint")]
-use burn::tensor::{Device, TensorData};
-use burn::tensor::{FloatDType, Tensor};
+use burn::tensor::TensorData;
+use burn::tensor::{Device, FloatDType, Tensor};
 
 use super::gradients::widened;
 use super::update::Update;
+use crate::Offload;
+use crate::offload::bytes_of;
 
 pub(crate) struct Optimizer {
     rule: Arc<dyn DynOptimizer>,
@@ -28,14 +30,19 @@ pub(crate) struct Optimizer {
     #[cfg(feature = "checkpoint")]
     adam: Option<bool>,
     states: HashMap<ParamId, State>,
+    /// What is kept on a host; its counter counts what is moved.
+    pub(super) offload: Option<Offload>,
 }
 
 /// What is remembered of a parameter from one of its steps to the next.
-#[derive(Default)]
 struct State {
     moments: Option<DynState>,
     /// The parameter in float32, flat; only where it is stored in half precision.
     master: Option<Tensor<1>>,
+    /// Where both are.
+    device: Device,
+    /// Bytes of both. Burn tells those of moments by a copy only, so they are counted when they are first moved.
+    bytes: Option<usize>,
 }
 
 impl Optimizer {
@@ -45,6 +52,7 @@ impl Optimizer {
             #[cfg(feature = "checkpoint")]
             adam: update.adam_family().map(|(_, decoupled)| decoupled),
             states: HashMap::new(),
+            offload: None,
         }
     }
 
@@ -67,11 +75,22 @@ impl Optimizer {
         self.states.retain(|id, _| keep(id));
     }
 
+    /// Brings what is remembered of a parameter to a device.
+    pub fn put(&mut self, id: ParamId, device: &Device) {
+        if let Some(state) = self.states.remove(&id) {
+            let state = state.carried(&*self.rule, device, self.offload.as_ref());
+            self.states.insert(id, state);
+        }
+    }
+
     /// What is remembered of a parameter, taken apart: tensors and numbers of its moments by name, and its master.
     #[cfg(feature = "checkpoint")]
     pub fn taken_apart(&self, id: &ParamId) -> (StateSink, Option<TensorData>) {
         let mut sink = StateSink::default();
-        let Some(State { moments, master }) = self.states.get(id) else {
+        let Some(State {
+            moments, master, ..
+        }) = self.states.get(id)
+        else {
             return (sink, None);
         };
         if let Some(moments) = moments {
@@ -112,7 +131,13 @@ impl Optimizer {
             }
         };
         if moments.is_some() || master.is_some() {
-            self.states.insert(id, State { moments, master });
+            let state = State {
+                moments,
+                master,
+                device: device.clone(),
+                bytes: None,
+            };
+            self.states.insert(id, state);
         }
         true
     }
@@ -152,20 +177,45 @@ impl Optimizer {
         (back.tensors == sink.tensors && back.scalars == sink.scalars).then_some(moments)
     }
 
-    /// Bytes of the tensors of moments and masters.
-    pub fn bytes(&self) -> usize {
-        let mut sink = StateSink::default();
-        let mut masters = 0;
-        for State { moments, master } in self.states.values() {
-            if let Some(moments) = moments {
-                self.rule.state_flatten("", moments, &mut sink);
-            }
-            if let Some(master) = master {
-                masters += master.shape().num_elements() * size_of::<f32>();
-            }
+    /// Bytes of the tensors of moments and masters: of those on a device, or of all.
+    pub fn bytes(&self, on: Option<&Device>) -> usize {
+        let states = self.states.values();
+        let states = states.filter(|state| on.is_none_or(|device| state.device == *device));
+        states.map(|state| state.bytes(&*self.rule)).sum()
+    }
+}
+
+impl State {
+    /// The state on a device, with what is moved counted.
+    fn carried(self, rule: &dyn DynOptimizer, device: &Device, offload: Option<&Offload>) -> Self {
+        if self.device == *device {
+            return self;
         }
-        let moments = sink.tensors.iter().map(|(_, data)| data.bytes().len());
-        masters + moments.sum::<usize>()
+        let to = |moments| rule.to_device_dyn(moments, device);
+        let mut state = Self {
+            moments: self.moments.map(to),
+            master: self.master.map(|master| master.to_device(device)),
+            device: device.clone(),
+            bytes: self.bytes,
+        };
+        if let Some(offload) = offload {
+            let bytes = state.bytes(rule);
+            state.bytes = Some(bytes);
+            offload.moved().count(bytes);
+        }
+        state
+    }
+
+    /// Bytes of moments and master.
+    fn bytes(&self, rule: &dyn DynOptimizer) -> usize {
+        self.bytes.unwrap_or_else(|| {
+            let mut sink = StateSink::default();
+            if let Some(moments) = &self.moments {
+                rule.state_flatten("", moments, &mut sink);
+            }
+            let moments = sink.tensors.iter().map(|(_, data)| data.bytes().len());
+            moments.sum::<usize>() + self.master.as_ref().map_or(0, bytes_of)
+        })
     }
 }
 
@@ -180,15 +230,24 @@ impl ModuleMapper for Step<'_> {
         let Some(gradient) = self.gradients.remove::<D>(param.id) else {
             return param;
         };
-        let Optimizer { rule, states, .. } = &mut *self.optimizer;
+        let Optimizer {
+            rule,
+            states,
+            offload,
+            ..
+        } = &mut *self.optimizer;
         let (id, value, mapper) = param.consume();
         let checkpointing = value.gradient_checkpointing_strategy();
         let device = gradient.device();
         let stored: FloatDType = value.dtype().into();
-        let State { moments, master } = states.remove(&id).unwrap_or_default();
-        let moments = moments.map(|moments| rule.to_device_dyn(moments, &device));
+        let state = states.remove(&id);
+        let state = state.map(|state| state.carried(&**rule, &device, offload.as_ref()));
+        let (moments, master, bytes) = match state {
+            Some(state) => (state.moments, state.master, state.bytes),
+            None => (None, None, None),
+        };
         let wide = match master {
-            Some(master) => master.to_device(&device).reshape(value.shape()),
+            Some(master) => master.reshape(value.shape()),
             None => widened(value.inner()),
         };
         let gradient = gradient.cast(wide.dtype());
@@ -203,7 +262,17 @@ impl ModuleMapper for Step<'_> {
         let has_master = FloatDType::from(wide.dtype()) != stored;
         let master = has_master.then(|| wide.clone().reshape([-1]));
         if moments.is_some() || has_master {
-            states.insert(id, State { moments, master });
+            let mut state = State {
+                moments,
+                master,
+                bytes,
+                device: device.clone(),
+            };
+            if let Some(offload) = offload {
+                let place = offload.place_of_moments(&device);
+                state = state.carried(&**rule, place, Some(offload));
+            }
+            states.insert(id, state);
         }
         let mut value = Tensor::from_inner(wide.cast(stored));
         if let Some(strategy) = checkpointing {

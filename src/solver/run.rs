@@ -9,8 +9,9 @@ use super::checkpoint::{Drawn, new_name};
 use super::gradients::{clip, combine, global_norm};
 use super::scalebio::{Moments, ScaleBio};
 use super::step::{PerVariable, Step};
-use super::tasks::{Evaluation, Tasks, in_parallel, in_turn};
+use super::tasks::{Draws, Evaluation, Tasks, in_parallel, in_turn};
 use super::variable::{Variable, auxiliary_of, untied};
+use crate::collective::Ranks;
 use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective, catch_lost_device};
 
 /// A run of [`ScaleBio`]: an endless iterator over its steps.
@@ -52,6 +53,8 @@ pub struct Run<F, G, X, W> {
     pub(super) steps: usize,
     pub(super) reach: f64,
     pub(super) failed: bool,
+    /// The first step that this process takes.
+    pub(super) first: usize,
     /// Which run this is, to its checkpoints.
     #[cfg(feature = "checkpoint")]
     pub(super) name: String,
@@ -84,11 +87,12 @@ where
 {
     pub(super) fn new(
         method: ScaleBio,
-        problem: Bilevel<F, G>,
+        mut problem: Bilevel<F, G>,
         upper: X,
         lower: W,
         place: impl FnOnce(W) -> Result<W>,
     ) -> Result<Self> {
+        share(&mut problem, &method.ranks)?;
         let (upper, lower) = (untied(upper), untied(lower));
         let auxiliary = untied(place(auxiliary_of(&lower))?);
         let upper = Variable::new(upper, &method.upper, "upper variable")?;
@@ -114,6 +118,7 @@ where
             steps: 0,
             reach: 0.0,
             failed: false,
+            first: 0,
             #[cfg(feature = "checkpoint")]
             name: new_name(),
             #[cfg(feature = "checkpoint")]
@@ -142,9 +147,10 @@ where
         let alpha = self.method.penalty.at(k);
         let rates = self.rates(k);
 
-        // One draw of the lower objective, which u and w share, and an independent one of the upper.
-        let lower_draw = drawn(self.problem.lower.sample()?, k, "lower objective")?;
-        let upper_draw = drawn(self.problem.upper.sample()?, k, "upper objective")?;
+        // One draw of the lower objective, which u and w share, and an independent one of the upper. Of several ranks
+        // each draws its share.
+        let draws = self.draw();
+        let moved = self.bytes_moved();
         self.draw_layers(k);
 
         let (x, w, u) = (
@@ -152,13 +158,19 @@ where
             self.lower.module(),
             self.auxiliary.module(),
         );
+        // A device that is lost is an error already here, of which the other ranks are told.
+        let evaluation = draws
+            .and_then(|(f, g)| catch_lost_device(|| tasks(&self.problem, &f, &g, alpha, x, w, u)));
         let Evaluation {
+            drawn,
             f_w,     // F(x, w)
             g_w,     // G(x, w)
             mut g_u, // G(x, u)
             of_w,    // grad_w [F(x, w) + alpha G(x, w)]
             of_u,    // alpha grad_u G(x, u)
-        } = tasks(&self.problem, &upper_draw, &lower_draw, alpha, x, w, u)?;
+            bytes,
+        } = self.over_ranks(evaluation)?;
+        check_drawn(drawn, k)?;
 
         // At the start u = w, and alpha (G(x, w) - G(x, u)) is zero by definition. Its rounding noise
         // would be a full step in a random direction under Adam.
@@ -182,7 +194,7 @@ where
             lower: global_norm(w, &of_w),
             auxiliary: global_norm(u, &of_u),
         };
-        let step = Step {
+        let mut step = Step {
             index: k,
             penalty: alpha,
             rates,
@@ -194,6 +206,8 @@ where
             lower_parts: g_w.parts,
             auxiliary_parts: g_u.parts,
             gradient_calls: 3,
+            bytes_moved: None,
+            collective_bytes: bytes,
         };
         step.check_finite()?;
 
@@ -205,6 +219,8 @@ where
         self.upper.step(rates.upper, of_x);
         self.steps += 1;
         self.reach += rates.upper;
+        let after = self.bytes_moved();
+        step.bytes_moved = after.zip(moved).map(|(after, before)| after - before);
         Ok(step)
     }
 
@@ -218,11 +234,20 @@ where
         }
     }
 
+    /// The next draws of the upper and of the lower objective.
+    fn draw(&mut self) -> Result<Draws<F, G, X, W>> {
+        let lower = self.problem.lower.sample()?;
+        Ok((self.problem.upper.sample()?, lower))
+    }
+
     fn draw_layers(&mut self, k: usize) {
         if let Some(active) = self.method.layers.sample(k) {
             let keep = self.method.moments == Moments::Keep;
             self.lower.activate(&active.lower, keep);
             self.auxiliary.activate(&active.auxiliary, keep);
+        } else if k == 0 {
+            self.lower.settle();
+            self.auxiliary.settle();
         }
     }
 
@@ -310,9 +335,27 @@ impl<F, G, X, W> fmt::Debug for Run<F, G, X, W> {
     }
 }
 
-fn drawn<B>(draw: Vec<B>, step: usize, objective: &'static str) -> Result<Vec<B>> {
-    if draw.is_empty() {
-        return Err(Error::EmptyDraw { step, objective });
+/// Lets both objectives draw this rank's share.
+pub(super) fn share<F, G, X, W>(problem: &mut Bilevel<F, G>, ranks: &Ranks) -> Result<()>
+where
+    F: UpperObjective<X, W>,
+    G: LowerObjective<X, W>,
+    X: Module,
+    W: Module,
+{
+    if ranks.count() > 1 {
+        problem.upper.share(ranks.rank(), ranks.count())?;
+        problem.lower.share(ranks.rank(), ranks.count())?;
     }
-    Ok(draw)
+    Ok(())
+}
+
+/// An error for draws of the upper or of the lower objective in which no rank has a micro-batch.
+fn check_drawn([upper, lower]: [u64; 2], step: usize) -> Result<()> {
+    for (drawn, objective) in [(lower, "lower objective"), (upper, "upper objective")] {
+        if drawn == 0 {
+            return Err(Error::EmptyDraw { step, objective });
+        }
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@ use super::gradients::check_limit;
 use super::penalty::Penalty;
 use super::run::{Run, Solution};
 use super::update::Update;
+use crate::collective::Ranks;
 use crate::sampler::{AllLayers, LayerSampler};
 use crate::{Bilevel, LowerObjective, Result, UpperObjective};
 
@@ -68,6 +69,7 @@ pub struct ScaleBio {
     pub(super) layers: Box<dyn LayerSampler>,
     pub(super) moments: Moments,
     pub(super) clip: Option<f64>,
+    pub(super) ranks: Ranks,
 }
 
 impl ScaleBio {
@@ -83,6 +85,7 @@ impl ScaleBio {
             layers: Box::new(AllLayers),
             moments: Moments::default(),
             clip: None,
+            ranks: Ranks::default(),
         }
     }
 
@@ -117,12 +120,23 @@ impl ScaleBio {
         self
     }
 
+    /// Takes the steps together with other ranks, each on its share of every draw; see [`collective`](crate::collective).
+    /// The results depend on their number by rounding only. Each rank makes the same method, the same problem and the same
+    /// variables; a difference is an error of the first step, and so is, later, one of the upper variable or of how far
+    /// draws have come. Checkpoints do not know of ranks: one of them writes
+    /// ([`Ranks::is_first`]), and any number resumes. Default: a run that is alone.
+    pub fn collective(mut self, ranks: Ranks) -> Self {
+        self.ranks = ranks;
+        self
+    }
+
     /// Starts a run at the upper variable `upper` and the lower variable `lower`; the auxiliary
     /// variable starts as a copy of `lower`.
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`](crate::Error::Setting) for a setting that cannot work,
+    /// [`Error::Setting`](crate::Error::Setting) for a setting that cannot work, and for an objective that cannot be shared
+    /// by several ranks;
     /// [`Error::NotTrainable`](crate::Error::NotTrainable) for a variable that is not on an autodiff device.
     pub fn start<F, G, X, W>(
         self,

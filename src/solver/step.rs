@@ -34,6 +34,8 @@ pub struct Step {
     pub(crate) lower_parts: Vec<f64>,
     pub(crate) auxiliary_parts: Vec<f64>,
     pub(crate) gradient_calls: usize,
+    pub(crate) bytes_moved: Option<u64>,
+    pub(crate) collective_bytes: u64,
 }
 
 impl Step {
@@ -51,6 +53,8 @@ impl Step {
             lower_parts: Vec::new(),
             auxiliary_parts: Vec::new(),
             gradient_calls: 0,
+            bytes_moved: None,
+            collective_bytes: 0,
         }
     }
 
@@ -132,6 +136,19 @@ impl Step {
     /// Number of gradients that the step took: of one objective at one point, over all its micro-batches.
     pub fn gradient_calls(&self) -> usize {
         self.gradient_calls
+    }
+
+    /// Bytes that the step moved between host memory and the devices that compute, both ways: parameters, and moments and
+    /// masters if these are kept on the host. `None` for a run without [`Run::offload`](crate::Run::offload).
+    pub fn bytes_moved(&self) -> Option<u64> {
+        self.bytes_moved
+    }
+
+    /// Bytes that this rank handed to the [collective](crate::collective) in this step: its gradients of the parameters of
+    /// `w` and `u` that train, 4 bytes a number (8 in float64), three gradients of `x`, and some hundred bytes of losses and
+    /// checksums. 0 for a run that is alone.
+    pub fn collective_bytes(&self) -> u64 {
+        self.collective_bytes
     }
 
     /// The lower objective's [`parts`](crate::Gradients::parts) at `u`.

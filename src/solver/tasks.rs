@@ -14,6 +14,8 @@ use crate::{Bilevel, Gradients, LowerObjective, Result, UpperObjective};
 /// What a step needs to know at `(x, w, u)`. The gradients in `w` and `u` are moved from the objectives' to the last two
 /// fields.
 pub(super) struct Evaluation {
+    /// Micro-batches in the draws of `F` and of `G`.
+    pub drawn: [u64; 2],
     /// `F(x, w)`
     pub f_w: Gradients,
     /// `G(x, w)`
@@ -24,7 +26,15 @@ pub(super) struct Evaluation {
     pub of_w: GradientsParams,
     /// `alpha grad_u G(x, u)`
     pub of_u: GradientsParams,
+    /// Bytes that were handed to a collective to sum all this over ranks.
+    pub bytes: u64,
 }
+
+/// The micro-batches of `F` and of `G`.
+pub(super) type Draws<F, G, X, W> = (
+    Vec<<F as UpperObjective<X, W>>::Batch>,
+    Vec<<G as LowerObjective<X, W>>::Batch>,
+);
 
 /// Evaluates a problem on the draws of `F` and `G`, with the penalty `alpha`, at `x`, `w`, `u`.
 pub(super) type Tasks<F, G, X, W> = fn(
@@ -56,11 +66,13 @@ where
     let (f_w, g_w, of_w) = at_w((f, f_draw), (g, g_draw), alpha, x, w)?;
     let (g_u, of_u) = at_u((g, g_draw), alpha, x, u)?;
     Ok(Evaluation {
+        drawn: [f_draw.len() as u64, g_draw.len() as u64],
         f_w,
         g_w,
         g_u,
         of_w,
         of_u,
+        bytes: 0,
     })
 }
 
@@ -90,11 +102,13 @@ where
         let at_u = at_u.join().unwrap_or_else(|panic| resume_unwind(panic));
         let ((f_w, g_w, of_w), (g_u, of_u)) = (at_w?, at_u?);
         Ok(Evaluation {
+            drawn: [f_draw.len() as u64, g_draw.len() as u64],
             f_w,
             g_w,
             g_u,
             of_w,
             of_u,
+            bytes: 0,
         })
     })
 }

@@ -4,14 +4,15 @@ use std::collections::HashSet;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 #[cfg(feature = "llm")]
 use super::direction::direction;
 use super::optimizer::Optimizer;
 use super::precondition::precondition;
 use super::update::Update;
-use crate::{Error, Result};
+use crate::offload::bytes_of;
+use crate::{Error, Offload, Result};
 
 #[derive(Debug)]
 pub(crate) struct Variable<M> {
@@ -79,20 +80,47 @@ impl<M: Module> Variable<M> {
     }
 
     /// Lets the parameters of `group` train and freezes all others, dropping their moments and masters
-    /// unless they are to be kept.
+    /// unless they are to be kept. What is offloaded goes to its place.
     pub fn activate(&mut self, group: &ParamGroup, keep_moments: bool) {
+        self.place(Some(group), keep_moments);
+    }
+
+    /// Keeps parameters on a host while they do not train. They go there when layers are drawn next, or by
+    /// [`settle`](Self::settle).
+    pub fn offload(&mut self, offload: Option<Offload>) {
+        self.optimizer.offload = offload;
+    }
+
+    /// What was said to [`offload`](Self::offload).
+    pub fn offloaded(&self) -> Option<&Offload> {
+        self.optimizer.offload.as_ref()
+    }
+
+    /// Brings what is offloaded to its place; what trains stays as it is.
+    pub fn settle(&mut self) {
+        if self.optimizer.offload.is_some() {
+            self.place(None, true);
+        }
+    }
+
+    fn place(&mut self, group: Option<&ParamGroup>, keep_moments: bool) {
         let mut activation = Activation {
             path: Vec::new(),
             group,
             trainable: &self.trainable,
+            offload: self.optimizer.offload.as_ref(),
             active: HashSet::new(),
+            places: Vec::new(),
         };
         if let Some(module) = self.module.take() {
             self.module = Some(module.map(&mut activation));
         }
+        let Activation { active, places, .. } = activation;
         if !keep_moments {
-            let active = activation.active;
             self.optimizer.retain(|id| active.contains(id));
+        }
+        for (id, device) in places {
+            self.optimizer.put(id, &device);
         }
     }
 
@@ -116,7 +144,14 @@ impl<M: Module> Variable<M> {
 
     /// Bytes of the optimizer's moments and masters.
     pub fn moment_bytes(&self) -> usize {
-        self.optimizer.bytes()
+        self.optimizer.bytes(None)
+    }
+
+    /// Bytes of parameters, moments and masters that are on a device.
+    pub fn bytes_on(&self, device: &Device) -> usize {
+        let mut sum = SumOn { device, bytes: 0 };
+        self.module().visit(&mut sum);
+        sum.bytes + self.optimizer.bytes(Some(device))
     }
 }
 
@@ -131,11 +166,29 @@ impl ModuleVisitor for Trainable {
     }
 }
 
+struct SumOn<'a> {
+    device: &'a Device,
+    bytes: usize,
+}
+
+impl ModuleVisitor for SumOn<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        if value.device() == *self.device {
+            self.bytes += bytes_of(&value);
+        }
+    }
+}
+
 struct Activation<'a> {
     path: Vec<String>,
-    group: &'a ParamGroup,
+    /// What trains from now on; nothing for what trains already.
+    group: Option<&'a ParamGroup>,
     trainable: &'a HashSet<ParamId>,
+    offload: Option<&'a Offload>,
     active: HashSet<ParamId>,
+    /// Where what the optimizer remembers belongs.
+    places: Vec<(ParamId, Device)>,
 }
 
 impl ModuleMapper for Activation<'_> {
@@ -151,14 +204,47 @@ impl ModuleMapper for Activation<'_> {
         if !self.trainable.contains(&param.id) {
             return param;
         }
-        let active = self.group.matches(&param.id, Some(&self.path.join(".")));
+        let path = self.path.join(".");
+        let active = match self.group {
+            Some(group) => group.matches(&param.id, Some(&path)),
+            None => param.is_require_grad(),
+        };
         if active {
             self.active.insert(param.id);
         }
+        let param = match self.offload {
+            Some(offload) => self.carried(offload, param, &path, active),
+            None => param,
+        };
         if active == param.is_require_grad() {
             return param;
         }
         param.set_require_grad(active)
+    }
+}
+
+impl Activation<'_> {
+    /// The parameter where it belongs.
+    fn carried<const D: usize>(
+        &mut self,
+        offload: &Offload,
+        param: Param<Tensor<D>>,
+        path: &str,
+        active: bool,
+    ) -> Param<Tensor<D>> {
+        let here = param.val().device();
+        let device = offload.place(path, active).unwrap_or(&here);
+        let of_moments = offload.place_of_moments(device);
+        self.places.push((param.id, of_moments.clone()));
+        if here == *device {
+            return param;
+        }
+        let (id, value, mapper) = param.consume();
+        let trains = value.is_require_grad();
+        // Without its leaf of the tape, which would be moved too.
+        let value = value.detach().set_require_grad(false);
+        let value = offload.moved().carry(value, device);
+        Param::from_mapped_value(id, value.set_require_grad(trains), mapper)
     }
 }
 

@@ -11,12 +11,13 @@ use serde_json::Value;
 
 use super::config::ReweightConfig;
 use super::experiment::Experiment;
+use crate::data::Source;
 use crate::files::Checksum;
 use crate::models::CausalLm;
 use crate::{Error, Result};
 
 /// Settings that do not change a run, or by rounding only. What is in folders and files is compared by content.
-const FREE: [&str; 9] = [
+const FREE: [&str; 12] = [
     "data",
     "model",
     "tokenizer",
@@ -26,6 +27,9 @@ const FREE: [&str; 9] = [
     "device_memory",
     "checkpoint_steps",
     "checkpoint_minutes",
+    "offload",
+    "stream",
+    "index",
 ];
 
 /// What a run was made of. Maps from names to texts, so that differences can be named.
@@ -91,19 +95,8 @@ impl Origin {
         let sources = experiment.sources().iter().map(|s| ("source", s));
         let sets = sources.chain([("validation set", experiment.validation())]);
         let data = sets.map(|(kind, source)| {
-            let mut sum = Checksum::default();
-            for sample in &source.samples {
-                sum.add(&(sample.ids.len() as u64).to_le_bytes());
-                for (id, learned) in sample.ids.iter().zip(&sample.learned) {
-                    sum.add(&(u64::from(*id) << 1 | u64::from(*learned)).to_le_bytes());
-                }
-            }
-            let text = format!(
-                "{} samples with checksum {}",
-                source.samples.len(),
-                sum.text()
-            );
-            (format!("{kind} `{}`", source.name), text)
+            let text = format!("{} samples {}", source.samples.len(), content(source)?);
+            Ok((format!("{kind} `{}`", source.name), text))
         });
         let mut values = Values(Checksum::default());
         model.visit(&mut values);
@@ -123,9 +116,33 @@ impl Origin {
         }
         Ok(Self {
             settings: settings(experiment.config())?,
-            data: data.collect(),
+            data: data.collect::<Result<_>>()?,
             model: of_model,
         })
+    }
+
+    /// What the ranks of a run must agree on that starts after `steps` steps.
+    pub fn facts(&self, steps: usize) -> BTreeMap<String, String> {
+        let parts = [
+            (&self.settings, "the setting "),
+            (&self.data, "the "),
+            (&self.model, "the "),
+        ];
+        let parts = parts.into_iter().flat_map(|(facts, kind)| {
+            let facts = facts.iter();
+            facts.map(move |(name, fact)| (format!("{kind}{name}"), fact.clone()))
+        });
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let steps = match steps {
+            0 => "no step".to_owned(),
+            steps => format!("the checkpoint of step {steps}"),
+        };
+        let others = [
+            ("the version of scalebio", version),
+            ("what the run starts from", steps),
+        ];
+        let others = others.map(|(name, fact)| (name.to_owned(), fact));
+        parts.chain(others).collect()
     }
 
     /// An error about the checkpoint at `path`, which is of a run with the origin `self`, if `here` is another.
@@ -150,6 +167,21 @@ impl Origin {
         }
         Ok(())
     }
+}
+
+/// The checksum of a source's tokens; of one that is streamed, of what they are made from.
+fn content(source: &Source) -> Result<String> {
+    if let Some(streamed) = source.samples.streamed() {
+        return Ok(format!("from {}", streamed.origin()?));
+    }
+    let mut sum = Checksum::default();
+    for sample in source.in_memory()? {
+        sum.add(&(sample.ids.len() as u64).to_le_bytes());
+        for (id, learned) in sample.ids.iter().zip(&sample.learned) {
+            sum.add(&(u64::from(*id) << 1 | u64::from(*learned)).to_le_bytes());
+        }
+    }
+    Ok(format!("with checksum {}", sum.text()))
 }
 
 /// The settings that determine a run, as texts.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::placement::PlacementKind;
 use super::stability::Stability;
-use crate::models::Dtype;
+use crate::models::{Dtype, Offloading, one_tape};
 use crate::solver::{ScaleBio, Update};
 use crate::{Error, Result};
 
@@ -73,6 +73,10 @@ pub struct ReweightConfig {
     /// Several devices in place of `device`, each once. Default: none.
     #[serde(default)]
     pub devices: Vec<String>,
+    /// Which part of `devices` is this process's, and of how many: for several processes on one machine. Not saved. Default:
+    /// all.
+    #[serde(skip)]
+    pub device_share: Option<(usize, usize)>,
     /// How several devices are used. Default: what [`MemoryPlan::place`](crate::models::MemoryPlan::place) finds.
     #[serde(default)]
     pub placement: Option<PlacementKind>,
@@ -86,6 +90,19 @@ pub struct ReweightConfig {
     /// never. Default: 15, which is what an end of the process without notice costs at most.
     #[serde(default = "checkpoint_minutes")]
     pub checkpoint_minutes: Option<f64>,
+    /// What waits in the memory of the host (the device `flex`) beside the device that computes: it takes
+    /// `lisa_blocks`, and gradients that are not on one tape; see [`CausalLm::offload`](crate::models::CausalLm::offload). Results are the
+    /// same up to rounding. Default: nothing.
+    #[serde(default)]
+    pub offload: Option<Offloading>,
+    /// Whether the samples of the sources stay in their files and are read as they are drawn; the results are the same. See
+    /// [`Source::stream`](crate::data::Source::stream). Default: if the files have more than 256 MiB together.
+    #[serde(default)]
+    pub stream: Option<bool>,
+    /// The folder in which the indices of streamed sources are kept from one start to the next. Default: nowhere; the program
+    /// takes `index` beside the folder of the run.
+    #[serde(default)]
+    pub index: Option<PathBuf>,
     /// When the run stops, what the weights are pulled to, their floor and average. Default: nothing of it.
     #[serde(flatten)]
     pub stability: Stability,
@@ -119,20 +136,32 @@ impl ReweightConfig {
             parallel: false,
             device: "flex".to_owned(),
             devices: Vec::new(),
+            device_share: None,
             placement: None,
             device_memory: None,
             checkpoint_steps: None,
             checkpoint_minutes: checkpoint_minutes(),
+            offload: None,
+            stream: None,
+            index: None,
             stability: Stability::default(),
         }
     }
 
-    /// The names of the devices: `devices`, or `device` alone.
+    /// The names of the devices: `devices`, or `device` alone. Of several processes on one machine, each has an equal part
+    /// of them, if there is one; else they share all.
     pub fn device_names(&self) -> Vec<&str> {
-        if self.devices.is_empty() {
-            return vec![&self.device];
+        let all: Vec<&str> = match self.devices.as_slice() {
+            [] => vec![&self.device],
+            devices => devices.iter().map(String::as_str).collect(),
+        };
+        match self.device_share {
+            Some((index, of)) if of > 0 && index < of && all.len().is_multiple_of(of) => {
+                let part = all.len() / of;
+                all[index * part..(index + 1) * part].to_vec()
+            }
+            _ => all,
         }
-        self.devices.iter().map(String::as_str).collect()
     }
 
     /// Reads the settings of a run from the `config.json` in its folder.
@@ -187,6 +216,19 @@ impl ReweightConfig {
                 "greater than 0",
                 "without any, the run has checkpoints by steps or none",
             ));
+        }
+        if let Some(offload) = self.offload {
+            if self.lisa_blocks.is_none() {
+                return Err(Error::setting(
+                    "offload",
+                    format!("{offload} without lisa-blocks"),
+                    "a run in which blocks are frozen",
+                    "set lisa-blocks, the number of blocks that train at a time",
+                ));
+            }
+            if self.blockwise == Some(false) {
+                return Err(one_tape());
+            }
         }
         self.stability.validate(self.steps)?;
         self.lower()

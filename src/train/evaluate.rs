@@ -202,20 +202,20 @@ pub(super) fn check_length(max_length: usize, longest: usize) -> Result<()> {
 }
 
 /// The loss of each sample: the mean over its label tokens.
-pub(super) fn sample_losses(model: &CausalLm, source: &Source, batch: usize) -> Vec<f64> {
+pub(super) fn sample_losses(model: &CausalLm, source: &Source, batch: usize) -> Result<Vec<f64>> {
     let model = model.valid(); // no tape
-    let chunks = source.samples.chunks(batch.max(1));
+    let chunks = source.in_memory()?.chunks(batch.max(1));
     let losses = chunks.flat_map(|chunk| {
         let batch = TokenBatch::new(&chunk.iter().collect::<Vec<_>>());
         let losses = SampleLosses::sample_losses(&model, &batch).into_data();
         losses.iter::<f64>().collect::<Vec<_>>()
     });
-    losses.collect()
+    Ok(losses.collect())
 }
 
 impl Evaluation {
     pub(super) fn of(model: &CausalLm, source: &Source, batch: usize) -> Result<Self> {
-        let losses = sample_losses(model, source, batch);
+        let losses = sample_losses(model, source, batch)?;
         if let Some(bad) = losses.iter().position(|loss| !loss.is_finite()) {
             let message = format!(
                 "the loss of sample {bad} is {}; check that the model is whole and belongs to the tokenizer",
@@ -232,7 +232,7 @@ impl Evaluation {
             ..Self::default()
         };
         let (mut by_sample, mut by_token) = (0.0, 0.0);
-        for (loss, sample) in losses.iter().zip(&source.samples) {
+        for (loss, sample) in losses.iter().zip(source.in_memory()?) {
             let tokens = sample.label_tokens();
             evaluation.tokens += tokens;
             by_sample += loss;
@@ -388,7 +388,7 @@ impl fmt::Display for EvaluationReport {
 }
 
 /// The mean loss over the samples of a source.
-pub(super) fn mean_loss(model: &CausalLm, source: &Source, batch: usize) -> f64 {
-    let losses = sample_losses(model, source, batch);
-    losses.iter().sum::<f64>() / losses.len() as f64
+pub(super) fn mean_loss(model: &CausalLm, source: &Source, batch: usize) -> Result<f64> {
+    let losses = sample_losses(model, source, batch)?;
+    Ok(losses.iter().sum::<f64>() / losses.len() as f64)
 }

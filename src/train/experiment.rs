@@ -12,6 +12,7 @@ use super::reweighting::Reweighting;
 use super::seeds::SeedRuns;
 use super::training::Training;
 use crate::Result;
+use crate::collective::Ranks;
 use crate::data::{Corpus, CorpusConfig, Source, Tokenizer};
 use crate::models::{
     CausalLm, Differentiation, Dtype, Gpt2Config, MemoryPlan, ModelSize, Placement, PlanConfig,
@@ -21,6 +22,8 @@ use crate::sampler::{LayerSampler, Lisa};
 
 /// Tokens of the vocabulary that is trained on the sources if no tokenizer is given.
 pub(super) const VOCABULARY: usize = 1024;
+/// The device whose memory is the host's.
+const HOST: &str = "flex";
 /// Width, blocks and heads of the model from scratch.
 const WIDTH: usize = 128;
 const BLOCKS: usize = 2;
@@ -35,6 +38,7 @@ pub struct Experiment {
     sources: Arc<[Source]>,
     validation: Arc<[Source]>,
     test: Option<Source>,
+    ranks: Ranks,
 }
 
 /// Random draws of a run that must not repeat each other.
@@ -56,7 +60,10 @@ impl Experiment {
     pub fn open(config: ReweightConfig) -> Result<Self> {
         config.validate()?;
         let devices = Devices::open(&config)?;
-        let mut options = CorpusConfig::new(config.max_length).vocabulary(VOCABULARY);
+        let mut options = CorpusConfig::new(config.max_length)
+            .vocabulary(VOCABULARY)
+            .stream(config.stream)
+            .index(config.index.clone());
         let (file, folder) = (config.tokenizer.as_deref(), config.model.as_deref());
         if let Some(tokenizer) = given_tokenizer(file, folder)? {
             options = options.tokenizer(tokenizer);
@@ -69,7 +76,22 @@ impl Experiment {
             sources: corpus.sources.into(),
             validation: [corpus.validation].into(),
             test: corpus.test,
+            ranks: Ranks::default(),
         })
+    }
+
+    /// Learns the source weights together with other ranks, each of which opens the same experiment: see
+    /// [`collective`](crate::collective). All call the same methods; rank 0 alone writes files. Every rank computes its share
+    /// of [`ReweightConfig::batch`], and the results depend on the number of ranks by rounding only. Default: alone.
+    #[must_use]
+    pub fn with_ranks(mut self, ranks: Ranks) -> Self {
+        self.ranks = ranks;
+        self
+    }
+
+    /// The ranks of the run.
+    pub fn ranks(&self) -> &Ranks {
+        &self.ranks
     }
 
     /// The settings.
@@ -113,15 +135,31 @@ impl Experiment {
     ///
     /// Those of [`CausalLm::from_pretrained`]; a vocabulary or a length that is too small for the data.
     pub fn base_model(&self) -> Result<CausalLm> {
-        let devices = self.devices.of_w(self.placement()?);
-        placed(self.loaded(&loading(devices))?, devices)
+        let placement = self.placement()?;
+        let devices = self.devices.of_w(placement);
+        let model = self.loaded(&loading(devices))?;
+        placed(model, devices, || {
+            let mut runs = self.blocks(placement)?;
+            runs.truncate(devices.len());
+            Ok(runs)
+        })
     }
 
     /// The base model on one device.
     fn loaded(&self, device: &Device) -> Result<CausalLm> {
         let (folder, length) = (self.config.model.as_deref(), self.config.max_length);
         let (seed, dtype) = (self.config.seed, self.config.dtype);
-        let model = base_model(folder, &self.tokenizer, length, seed, dtype, device)?;
+        let host = match self.config.offload {
+            Some(_) => Some(crate::device(HOST)?.autodiff()),
+            None => None,
+        };
+        // A model that is larger than the device is opened where its blocks will wait.
+        let opened_on = host.as_ref().unwrap_or(device);
+        let model = base_model(folder, &self.tokenizer, length, seed, dtype, opened_on)?;
+        let model = match &host {
+            Some(host) => model.offload(std::slice::from_ref(device), host)?,
+            None => model,
+        };
         let how = self.config.blockwise.map(|blockwise| match blockwise {
             true => Differentiation::Blockwise,
             false => Differentiation::Plain,
@@ -131,10 +169,21 @@ impl Experiment {
 
     /// The auxiliary model on its devices, from a copy of the base model.
     pub(super) fn auxiliary(&self, model: CausalLm) -> Result<CausalLm> {
-        match self.devices.of_u(self.placement()?) {
-            Some(devices) => placed(model, devices),
-            None => Ok(model),
-        }
+        let placement = self.placement()?;
+        let Some(devices) = self.devices.of_u(placement) else {
+            return Ok(model);
+        };
+        placed(model, devices, || {
+            let mut runs = self.blocks(placement)?;
+            Ok(runs.split_off(runs.len() - devices.len()))
+        })
+    }
+
+    /// The number of blocks on each device.
+    fn blocks(&self, placement: Placement) -> Result<Vec<usize>> {
+        let plan = self.plan_config();
+        let plan = MemoryPlan::new(&self.size()?, &PlanConfig { placement, ..plan })?;
+        Ok(plan.devices().iter().map(|device| device.blocks).collect())
     }
 
     /// Where the models of the run are.
@@ -148,7 +197,8 @@ impl Experiment {
     }
 
     /// The memory that learning the source weights takes beside this process as it is now, predicted from the model's
-    /// config.json: nothing is loaded. It takes the longest sample for the length of all.
+    /// config.json: nothing is loaded. It takes the longest sample for the length of all; of a
+    /// source that is streamed, what no sample is longer than.
     ///
     /// # Errors
     ///
@@ -174,10 +224,9 @@ impl Experiment {
     fn plan_config(&self) -> PlanConfig {
         let config = &self.config;
         let sources = self.sources.iter().chain(&*self.validation);
-        let samples = sources.flat_map(|source| &source.samples);
-        let longest = samples.map(|sample| sample.ids.len()).max();
+        let longest = sources.map(|source| source.samples.longest()).max();
         PlanConfig {
-            batch: config.batch,
+            batch: config.batch.div_ceil(self.ranks.count()),
             micro_batch: config.micro_batch,
             length: longest.unwrap_or(config.max_length),
             dtype: config.dtype,
@@ -189,6 +238,7 @@ impl Experiment {
             draws: Some(config.steps.div_ceil(config.lisa_period.max(1))),
             blockwise: config.blockwise,
             concurrent: config.parallel,
+            offload: config.offload,
             ..PlanConfig::default()
         }
     }
@@ -204,7 +254,8 @@ impl Experiment {
 
     /// Goes on with a run from the last checkpoint in its folder `out`, as if it had not been interrupted: the weights, the
     /// model and every line of `metrics.jsonl` but for its `seconds` come out the same, bit for bit, with the same program
-    /// on the same kind of machine; on another device, up to rounding. Lines of steps after the checkpoint are cut off. A checkpoint that is damaged is passed
+    /// on the same kind of machine and the same number of ranks; with another number, or on another device, up to rounding.
+    /// Lines of steps after the checkpoint are cut off. A checkpoint that is damaged is passed
     /// over for the one before ([`Reweighting::damaged`]).
     ///
     /// ```no_run
@@ -251,7 +302,11 @@ impl Experiment {
     }
 
     /// The mean loss of a model over the samples of a source, in nats.
-    pub fn mean_loss(&self, model: &CausalLm, source: &Source) -> f64 {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`](crate::Error::File) for a source that is streamed.
+    pub fn mean_loss(&self, model: &CausalLm, source: &Source) -> Result<f64> {
         let batch = self.config.micro_batch.unwrap_or(self.config.batch);
         mean_loss(model, source, batch)
     }

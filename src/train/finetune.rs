@@ -10,7 +10,7 @@ use super::evaluate::mean_loss;
 use super::experiment::{Stream, VOCABULARY, base_model, given_tokenizer, layers};
 use super::log::RunFolder;
 use super::training::Trainer;
-use crate::data::{Source, Tokenizer, train_tokenizer};
+use crate::data::{Source, Tokenizer, is_streamed, train_tokenizer};
 use crate::models::{CausalLm, Dtype};
 use crate::problem::UpperObjective;
 use crate::reweight::{Draws, SourceWeights, TokenSources, Validation};
@@ -59,6 +59,14 @@ pub struct FinetuneConfig {
     pub seed: u64,
     /// Where to compute; see [`device`](crate::device). Default: `flex`.
     pub device: String,
+    /// Whether the training samples stay in their file and are read as they are drawn; the results are the same. See
+    /// [`Source::stream`]. Default: if the file has more than 256 MiB.
+    #[serde(default)]
+    pub stream: Option<bool>,
+    /// The folder in which the index of streamed samples is kept from one start to the next. Default: nowhere; the program takes
+    /// `index` beside the folder of the run.
+    #[serde(default)]
+    pub index: Option<PathBuf>,
 }
 
 impl FinetuneConfig {
@@ -81,6 +89,8 @@ impl FinetuneConfig {
             lisa_period: 20,
             seed: 0,
             device: "flex".to_owned(),
+            stream: None,
+            index: None,
         }
     }
 
@@ -192,7 +202,13 @@ impl Finetuning {
             None => train_tokenizer([&config.data].into_iter(), VOCABULARY)?,
         };
         let read = |name, path| Source::read(name, path, &tokenizer, config.max_length);
-        let training = read("train", &config.data)?;
+        let training = match is_streamed(config.stream, [&config.data].into_iter())? {
+            true => {
+                let (length, index) = (config.max_length, config.index.as_deref());
+                Source::stream("train", &config.data, &tokenizer, length, index)?
+            }
+            false => read("train", &config.data)?,
+        };
         let validation = match &config.validation {
             Some(path) => Some(read("val", path)?),
             None => None,
@@ -267,7 +283,9 @@ impl Finetuning {
         let metrics = FinetuneStep {
             step,
             loss: taken.loss,
-            validation_loss: measured.map(|source| mean_loss(self.model(), source, batch)),
+            validation_loss: measured
+                .map(|source| mean_loss(self.model(), source, batch))
+                .transpose()?,
             gradient_norm: taken.gradient_norm,
             learning_rate,
             seconds,

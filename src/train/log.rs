@@ -211,6 +211,11 @@ pub(super) struct Metrics<'a> {
     lr_auxiliary: f64,
     seconds: f64,
     tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_moved: Option<u64>,
+    /// Bytes that each of several ranks handed to their collective.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collective_bytes: Option<u64>,
 }
 
 impl<'a> Metrics<'a> {
@@ -253,6 +258,8 @@ impl<'a> Metrics<'a> {
             lr_auxiliary: rates.auxiliary,
             seconds,
             tokens,
+            bytes_moved: step.bytes_moved(),
+            collective_bytes: (step.collective_bytes() > 0).then(|| step.collective_bytes()),
         }
     }
 }
@@ -261,8 +268,9 @@ impl<'a> Metrics<'a> {
 #[derive(Debug)]
 pub(super) struct RunFolder {
     path: PathBuf,
-    /// Locked, so that no second process writes to this run; the lock ends with the process, however that ends.
-    metrics: File,
+    /// Locked, so that no second process writes to this run; the lock ends with the process, however that ends. `None`
+    /// where another rank writes the files, and this one nothing.
+    metrics: Option<File>,
     /// Bytes of whole lines in it.
     position: u64,
 }
@@ -285,14 +293,24 @@ impl RunFolder {
             }
         }
         let metrics = path.join("metrics.jsonl");
+        let file = File::create_new(&metrics).map_err(|source| Error::io(&metrics, source))?;
+        lock(&file, &metrics)?;
         let folder = Self {
             path: path.to_owned(),
-            metrics: File::create_new(&metrics).map_err(|source| Error::io(&metrics, source))?,
+            metrics: Some(file),
             position: 0,
         };
-        folder.lock()?;
         folder.write("config.json", config)?;
         Ok(folder)
+    }
+
+    /// The folder of a run whose files another rank writes.
+    pub fn of_another_rank(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            metrics: None,
+            position: 0,
+        }
     }
 
     /// Opens the folder of a run that goes on where `metrics.jsonl` had `position` bytes: what follows is cut off.
@@ -300,13 +318,9 @@ impl RunFolder {
         let metrics = path.join("metrics.jsonl");
         let io = |source| Error::io(&metrics, source);
         let file = File::options().read(true).write(true).open(&metrics);
-        let mut folder = Self {
-            path: path.to_owned(),
-            metrics: file.map_err(io)?,
-            position,
-        };
-        folder.lock()?;
-        let found = folder.metrics.metadata().map_err(io)?.len();
+        let mut file = file.map_err(io)?;
+        lock(&file, &metrics)?;
+        let found = file.metadata().map_err(io)?.len();
         if found < position {
             let message = format!(
                 "has {found} bytes, but had {position} when the checkpoint was written; the run cannot go on without \
@@ -314,29 +328,18 @@ impl RunFolder {
             );
             return Err(Error::file(&metrics, message));
         }
-        folder.metrics.set_len(position).map_err(io)?;
-        folder.metrics.seek(SeekFrom::End(0)).map_err(io)?;
-        Ok(folder)
-    }
-
-    fn lock(&self) -> Result<()> {
-        if cfg!(windows) {
-            return Ok(()); // there a lock keeps readers out too
-        }
-        let path = self.metrics_path();
-        match self.metrics.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                let message = "another process is writing this run; wait for it, or end it";
-                Err(Error::file(&path, message))
-            }
-            // Some network file systems have no locks.
-            Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
-        }
+        file.set_len(position).map_err(io)?;
+        file.seek(SeekFrom::End(0)).map_err(io)?;
+        Ok(Self {
+            path: path.to_owned(),
+            metrics: Some(file),
+            position,
+        })
     }
 
     /// Bytes of `metrics.jsonl`, all of which are on the disk.
     pub fn synced_position(&self) -> Result<u64> {
-        let synced = self.metrics.sync_data();
+        let synced = self.metrics.as_ref().map_or(Ok(()), File::sync_data);
         synced.map_err(|source| Error::io(&self.metrics_path(), source))?;
         Ok(self.position)
     }
@@ -365,16 +368,35 @@ impl RunFolder {
         let path = self.metrics_path();
         let mut line = serde_json::to_vec(metrics).map_err(|error| Error::file(&path, error))?;
         line.push(b'\n');
-        // One write a line, so that a reader never sees half of one.
-        self.metrics
-            .write_all(&line)
-            .map_err(|source| Error::io(&path, source))?;
+        if let Some(file) = &mut self.metrics {
+            // One write a line, so that a reader never sees half of one.
+            file.write_all(&line)
+                .map_err(|source| Error::io(&path, source))?;
+        }
         self.position += line.len() as u64;
         Ok(())
     }
 
     fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        write_json(&self.path.join(name), value)
+        match self.metrics {
+            Some(_) => write_json(&self.path.join(name), value),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Refuses a `metrics.jsonl` that another process has locked.
+fn lock(file: &File, path: &Path) -> Result<()> {
+    if cfg!(windows) {
+        return Ok(()); // there a lock keeps readers out too
+    }
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let message = "another process is writing this run; wait for it, or end it";
+            Err(Error::file(path, message))
+        }
+        // Some network file systems have no locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
     }
 }
 

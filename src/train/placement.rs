@@ -98,11 +98,16 @@ pub(super) fn loading(devices: &[Device]) -> Device {
     devices[0].clone()
 }
 
-/// The model on these devices.
-pub(super) fn placed(model: CausalLm, devices: &[Device]) -> Result<CausalLm> {
+/// The model on these devices; on several with so many blocks on each.
+pub(super) fn placed(
+    model: CausalLm,
+    devices: &[Device],
+    runs: impl FnOnce() -> Result<Vec<usize>>,
+) -> Result<CausalLm> {
     match devices {
         [one] if model.device() == *one => Ok(model),
-        several => model.spread(several),
+        [_] => model.spread(devices),
+        several => model.spread_in_runs(several, &runs()?),
     }
 }
 

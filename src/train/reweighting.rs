@@ -7,7 +7,8 @@ use super::checkpoints::{History, Note, Origin, Schedule};
 use super::experiment::Experiment;
 use super::log::{AverageReport, CHECKPOINTS, Metrics, RunFolder, Status, WeightsReport};
 use super::stability::Stability;
-use crate::models::{CausalLm, Placement};
+use crate::collective::Ranks;
+use crate::models::{CausalLm, Offloading, Placement};
 use crate::reweight::{self, SourceWeights, TokenSources, Validation, WeightedSources};
 use crate::solver::{Checkpoint, Run, ScaleBio, Step};
 use crate::{Bilevel, Error, Result};
@@ -36,6 +37,7 @@ pub struct Reweighting {
     tokens: u64,
     origin: Origin,
     schedule: Schedule,
+    ranks: Ranks,
     damaged: Vec<String>,
     failed: bool,
 }
@@ -51,7 +53,8 @@ struct Start {
 
 impl Start {
     fn of(experiment: &Experiment) -> Result<Self> {
-        let mut method = experiment.config().method();
+        let ranks = experiment.ranks().clone();
+        let mut method = experiment.config().method().collective(ranks);
         let model = experiment.base_model()?;
         if let Some(layers) = experiment.layers(&model)? {
             method = method.layers(layers);
@@ -75,18 +78,32 @@ impl Start {
 
 impl Reweighting {
     pub(super) fn start(experiment: &Experiment, out: &Path) -> Result<Self> {
-        let start = Start::of(experiment)?;
+        let ranks = experiment.ranks();
+        ranks.together(Self::started(experiment, out))
+    }
+
+    fn started(experiment: &Experiment, out: &Path) -> Result<Self> {
+        let (start, ranks) = (Start::of(experiment)?, experiment.ranks());
+        ranks.agree(&start.origin.facts(0))?;
         let history = vec![(0.0, start.weights.weights())];
         let place = |u| experiment.auxiliary(u);
         let run = start
             .method
             .start_apart(start.problem, start.weights, start.model, place)?;
         // Last, so that settings that cannot work leave no folder behind.
-        let folder = RunFolder::create(out, experiment.config())?;
+        let folder = match ranks.is_first() {
+            true => RunFolder::create(out, experiment.config())?,
+            false => RunFolder::of_another_rank(out),
+        };
         Self::new(experiment, run, folder, history, start.origin)
     }
 
     pub(super) fn resume(experiment: &Experiment, out: &Path) -> Result<Self> {
+        let ranks = experiment.ranks();
+        ranks.together(Self::resumed(experiment, out))
+    }
+
+    fn resumed(experiment: &Experiment, out: &Path) -> Result<Self> {
         let checkpoints = out.join(CHECKPOINTS);
         if !checkpoints.exists() {
             let message = "holds no checkpoint: the run ended before its first one, or is older than checkpoints; start it \
@@ -96,7 +113,7 @@ impl Reweighting {
         let checkpoint = Checkpoint::newest(&checkpoints)?;
         let path = checkpoint.path();
         let (note, history) = Note::read(checkpoint.note(), path, checkpoint.step())?;
-        let start = Start::of(experiment)?;
+        let (start, ranks) = (Start::of(experiment)?, experiment.ranks());
         note.origin.compare(&start.origin, path)?;
         let place = |u| experiment.auxiliary(u);
         let run = checkpoint.resume(
@@ -106,7 +123,12 @@ impl Reweighting {
             start.model,
             place,
         )?;
-        let folder = RunFolder::resume(out, note.metrics)?;
+        // Before anything is written: all have read the checkpoint.
+        ranks.agree(&start.origin.facts(run.steps()))?;
+        let folder = match ranks.is_first() {
+            true => RunFolder::resume(out, note.metrics)?,
+            false => RunFolder::of_another_rank(out),
+        };
         let mut reweighting = Self::new(experiment, run, folder, history, start.origin)?;
         let damaged = checkpoint.damaged().iter();
         reweighting.damaged = damaged.map(ToString::to_string).collect();
@@ -124,6 +146,19 @@ impl Reweighting {
         if config.parallel || matches!(experiment.placement()?, Placement::Apart(_)) {
             run = run.in_parallel();
         }
+        if let Some(offloading) = config.offload {
+            let with_moments = offloading == Offloading::FrozenAndMoments;
+            run = run.offload(|model| {
+                let offload = model.offloaded();
+                offload.map(|offload| {
+                    if with_moments {
+                        offload.moments()
+                    } else {
+                        offload
+                    }
+                })
+            });
+        }
         let reweighting = Self {
             schedule: Schedule::new(config, run.steps()),
             run,
@@ -135,6 +170,7 @@ impl Reweighting {
             history,
             tokens: 0,
             origin,
+            ranks: experiment.ranks().clone(),
             damaged: Vec::new(),
             failed: false,
         };
@@ -143,12 +179,22 @@ impl Reweighting {
     }
 
     /// Writes a checkpoint of the run as it stands to `checkpoints` in its folder, and returns its path. The last two are
-    /// kept.
+    /// kept. Of several ranks all call it, rank 0 writes, and the others return that folder when it has.
     ///
     /// # Errors
     ///
     /// A file that cannot be written; a run whose last step is not in its log, since that could not be written.
     pub fn checkpoint(&mut self) -> Result<PathBuf> {
+        let written = match self.ranks.is_first() {
+            true => self.write_checkpoint(),
+            false => Ok(self.folder.checkpoints_path()),
+        };
+        let path = self.ranks.together(written)?;
+        self.schedule.written(self.run.steps());
+        Ok(path)
+    }
+
+    fn write_checkpoint(&self) -> Result<PathBuf> {
         if self.history.len() != self.run.steps() + 1 {
             let message =
                 "lacks the last step, which could not be written; resume from the last checkpoint";
@@ -158,9 +204,7 @@ impl Reweighting {
         let note = Note::new(&self.origin, position, &self.history);
         let checkpoints = self.folder.checkpoints_path();
         let note = serde_json::to_value(note).map_err(|e| Error::file(&checkpoints, e))?;
-        let path = self.run.checkpoint_with(&checkpoints, note)?;
-        self.schedule.written(self.run.steps());
-        Ok(path)
+        self.run.checkpoint_with(&checkpoints, note)
     }
 
     /// What is wrong with checkpoints that were passed over when the run was resumed, since they are damaged.
@@ -214,15 +258,23 @@ impl Reweighting {
     }
 
     /// Saves the model `w` and the tokenizer as a Hugging Face folder beside the weights, and returns
-    /// its path.
+    /// its path. Of several ranks all call it, and rank 0 writes.
     ///
     /// # Errors
     ///
     /// A file that cannot be written.
     pub fn save_model(&self, experiment: &Experiment) -> Result<PathBuf> {
         let folder = self.folder.model_path();
-        self.run.lower().save_pretrained(&folder, SHARD)?;
-        experiment.tokenizer().save(folder.join("tokenizer.json"))?;
+        let save = || {
+            self.run.lower().save_pretrained(&folder, SHARD)?;
+            experiment.tokenizer().save(folder.join("tokenizer.json"))
+        };
+        let saved = if self.ranks.is_first() {
+            save()
+        } else {
+            Ok(())
+        };
+        self.ranks.together(saved)?;
         Ok(folder)
     }
 
@@ -236,12 +288,24 @@ impl Reweighting {
         Status::at_end(&self.history)
     }
 
-    fn log(&mut self, step: &Step, started: Instant) -> Result<()> {
+    /// Tokens of the last step on all ranks, and whether a checkpoint is due, for which rank 0's clock counts.
+    fn after_step(&mut self) -> Result<(u64, bool)> {
         let problem = self.run.problem();
         let drawn = problem.lower.draws().samples().tokens_drawn()
             + problem.upper.draws().samples().tokens_drawn();
         let tokens = drawn - self.tokens;
         self.tokens = drawn;
+        let due = self.ranks.is_first() && self.schedule.is_due(self.run.steps());
+        let said = [&[u8::from(due)], &tokens.to_le_bytes()[..]].concat();
+        let said = self.ranks.gather(Ok(said))?;
+        let said = said.iter().filter_map(|said| said.split_first());
+        Ok(said.fold((0, false), |(sum, due), (&first, tokens)| {
+            let tokens = tokens.try_into().map_or(0, u64::from_le_bytes);
+            (sum + tokens, due || first == 1)
+        }))
+    }
+
+    fn log(&mut self, step: &Step, started: Instant, tokens: u64) -> Result<()> {
         let names = self.run.upper().names();
         let weights = &self.history[step.index()].1;
         let seconds = started.elapsed().as_secs_f64();
@@ -264,8 +328,10 @@ impl Iterator for Reweighting {
         let started = Instant::now();
         let step = self.run.next()?;
         let step = step.and_then(|step| {
-            self.log(&step, started)?;
-            if self.schedule.is_due(self.run.steps()) {
+            let (tokens, checkpoint_is_due) = self.after_step()?;
+            let logged = self.log(&step, started, tokens);
+            self.ranks.together(logged)?;
+            if checkpoint_is_due {
                 self.checkpoint()?;
             }
             Ok(step)

@@ -187,7 +187,13 @@ impl SeedRuns {
                 let step = step?;
                 if run.is_over() {
                     self.reports.push(run.report());
-                    self.report()?.write(self.summary_path())?;
+                    let ranks = self.experiment.ranks();
+                    if ranks.is_first() {
+                        let written = self.report()?.write(self.summary_path());
+                        ranks.together(written)?;
+                    } else {
+                        ranks.together(Ok(()))?;
+                    }
                 }
                 return Ok(Some(step));
             }

@@ -38,8 +38,14 @@ impl Trainer {
         scale: f64,
         clip: Option<f64>,
     ) -> Result<Self> {
+        let offload = model.offloaded();
+        let mut model = Variable::new(model, &update, "model")?;
+        model.offload(offload);
+        if layers.is_none() {
+            model.settle();
+        }
         Ok(Self {
-            model: Variable::new(model, &update, "model")?,
+            model,
             update,
             layers,
             scale,

@@ -1,5 +1,6 @@
 //! What is public can be sent to another thread, and shared with one where it has no tape or sampler.
 
+use scalebio::collective::{Collective, Ranks, Threads};
 use scalebio::methods;
 use scalebio::reweight::{
     Draws, Mixture, Pick, Sampling, Shortage, SourceWeights, Validation, WeightedBatch,
@@ -29,6 +30,11 @@ fn public_types_are_send_and_where_possible_sync() {
     send::<methods::NoU>();
     send::<methods::Sama>();
 
+    #[cfg(feature = "mpi")]
+    send_and_sync::<scalebio::collective::Mpi>();
+    send::<Box<dyn Collective>>();
+    send_and_sync::<Ranks>();
+    send_and_sync::<Threads>();
     send_and_sync::<ActiveLayers>();
     send_and_sync::<AllLayers>();
     send_and_sync::<Bilevel<Objective, Objective>>();

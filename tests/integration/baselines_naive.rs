@@ -174,7 +174,9 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
 
 fn samples(experiment: &Experiment) -> Vec<&Sample> {
     let sources = experiment.sources().iter();
-    let samples: Vec<&Sample> = sources.flat_map(|source| &source.samples).collect();
+    let samples: Vec<&Sample> = sources
+        .flat_map(|source| source.in_memory().unwrap())
+        .collect();
     assert_eq!(samples.len(), 20);
     samples
 }
@@ -232,7 +234,12 @@ fn less_is_the_cosine_of_adam_directions_with_validation_gradients() {
     let folder = twenty();
     let experiment = experiment(&folder);
     let samples = samples(&experiment);
-    let validation: Vec<&Sample> = experiment.validation().samples.iter().collect();
+    let validation: Vec<&Sample> = experiment
+        .validation()
+        .in_memory()
+        .unwrap()
+        .iter()
+        .collect();
     let projection = Projection::new(0, 48);
     let (mut naive, mut rates) = (Naive::new(&experiment), 0.0);
     // scores[kind of groups][sample][group]
@@ -301,7 +308,12 @@ fn rho_loss_keeps_the_samples_furthest_above_the_reference() {
     };
     let experiment = Experiment::open(config).unwrap();
     let samples = samples(&experiment);
-    let validation: Vec<&Sample> = experiment.validation().samples.iter().collect();
+    let validation: Vec<&Sample> = experiment
+        .validation()
+        .in_memory()
+        .unwrap()
+        .iter()
+        .collect();
     let mut reference = Naive::new(&experiment);
     reference.train(&validation, 0..3, 3);
     let value = |loss: Tensor<1>| loss.into_scalar::<f64>();
@@ -339,7 +351,12 @@ fn alignment_is_the_softmax_of_cosines_of_mean_gradients() {
     let folder = twenty();
     let experiment = experiment(&folder);
     let samples = samples(&experiment);
-    let validation: Vec<&Sample> = experiment.validation().samples.iter().collect();
+    let validation: Vec<&Sample> = experiment
+        .validation()
+        .in_memory()
+        .unwrap()
+        .iter()
+        .collect();
     let mut naive = Naive::new(&experiment);
     naive.train(&samples, 0..2, STEPS);
     let target = naive.mean_gradient(&validation);

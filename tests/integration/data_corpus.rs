@@ -85,7 +85,10 @@ fn sources_are_sorted_and_other_files_are_ignored() {
     let names: Vec<_> = corpus.sources.iter().map(|s| s.name.as_str()).collect();
     assert_eq!(names, ["a", "b", "c d.e"]);
     assert_eq!(corpus.sources[1].records, 2);
-    assert_eq!(corpus.sources[1].samples, [ids_of("b"), ids_of("bb")]);
+    assert_eq!(
+        corpus.sources[1].in_memory().unwrap(),
+        [ids_of("b"), ids_of("bb")]
+    );
     assert_eq!(corpus.sources[1].path.file_name().unwrap(), "train_b.json");
     assert_eq!(
         (
@@ -103,22 +106,27 @@ fn a_long_text_is_cut_and_its_last_piece_ends_with_the_end_of_text() {
     // 6 bytes and the end of text.
     let whole = ids_of("abcdef");
     let source = source(TEXT, 3);
-    let lengths: Vec<_> = source.samples.iter().map(|s| s.ids.len()).collect();
+    let lengths: Vec<_> = source
+        .in_memory()
+        .unwrap()
+        .iter()
+        .map(|s| s.ids.len())
+        .collect();
     assert_eq!(lengths, [3, 3]);
     // The seventh token stands alone: nothing comes before it.
     assert_eq!((source.records, source.skipped), (1, 1));
-    assert_eq!(source.samples[1].ids, whole.ids[3..6]);
+    assert_eq!(source.in_memory().unwrap()[1].ids, whole.ids[3..6]);
 }
 
 #[test]
 fn a_long_response_is_truncated_and_has_no_end_of_text() {
     let records = "{\"instruction\": \"Count.\", \"input\": \"\", \"output\": \"1 2 3\"}\n";
-    let whole = source(records, 512).samples.swap_remove(0);
+    let whole = source(records, 512).in_memory().unwrap()[0].clone();
     let length = whole.ids.len();
     assert_eq!(whole.label_tokens(), 6);
     assert_eq!(whole.ids.last().copied(), bytes().end_of_text());
 
-    let cut = source(records, length - 1).samples.swap_remove(0);
+    let cut = source(records, length - 1).in_memory().unwrap()[0].clone();
     assert_eq!(cut.label_tokens(), 5);
     assert_eq!(cut.ids, whole.ids[..length - 1]);
     assert_eq!(cut.learned, whole.learned[..length - 1]);
@@ -146,7 +154,7 @@ fn a_tokenizer_is_trained_on_the_sources_where_none_is_given() {
     let folder = folder(&files);
     let corpus = Corpus::open(folder.path(), CorpusConfig::new(256).vocabulary(265)).unwrap();
     assert_eq!(corpus.tokenizer.vocabulary_size(), 265);
-    assert!(corpus.validation.samples[0].ids.len() < 150);
+    assert!(corpus.validation.in_memory().unwrap()[0].ids.len() < 150);
     let error = corpus
         .tokenizer
         .check_vocabulary(264)
@@ -383,11 +391,11 @@ proptest! {
     fn the_pieces_of_a_text_are_the_whole_text(text in "[a-z é🎉]{2,40}", max_length in 2_usize..20) {
         let source = source(&format!("{{\"text\": \"{text}\"}}\n"), max_length);
         let whole = ids_of(&text);
-        let pieces: Vec<u32> = source.samples.iter().flat_map(|s| s.ids.clone()).collect();
+        let pieces: Vec<u32> = source.in_memory().unwrap().iter().flat_map(|s| s.ids.clone()).collect();
         prop_assert_eq!(source.skipped, whole.ids.len() - pieces.len());
         prop_assert!(source.skipped <= 1);
         prop_assert_eq!(&pieces[..], &whole.ids[..pieces.len()]);
-        let (last, others) = source.samples.split_last().unwrap();
+        let (last, others) = source.in_memory().unwrap().split_last().unwrap();
         prop_assert!(others.iter().all(|s| s.ids.len() == max_length) && last.ids.len() <= max_length);
     }
 }

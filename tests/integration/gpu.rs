@@ -98,3 +98,13 @@ fn gpu_and_cpu_hold_a_model_each() {
         "{both:?} {alone:?}"
     );
 }
+
+/// Frozen blocks in the memory of the CPU: the run of the GPU alone, bit for bit, with the active blocks on the GPU.
+#[test]
+fn gpu_trains_with_its_frozen_blocks_on_the_cpu() {
+    let Some(gpu) = software_gpu() else { return };
+    let (gpu, cpu) = (gpu.autodiff(), Device::flex().autodiff());
+    for of in crate::offload::PLACES {
+        crate::offload::check(&gpu, &cpu, of);
+    }
+}

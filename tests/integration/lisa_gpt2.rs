@@ -48,7 +48,8 @@ pub fn bits(model: &CausalLm) -> Vec<(String, Vec<u32>)> {
     walk.bits
 }
 
-fn trainable(model: &CausalLm, group: &ParamGroup) -> usize {
+/// Numbers of the parameters in a group.
+pub fn trainable(model: &CausalLm, group: &ParamGroup) -> usize {
     let mut walk = Walk::default();
     model.visit(&mut walk);
     let id = burn::module::ParamId::new();
@@ -105,11 +106,10 @@ pub fn start_apart(of_w: &Device, of_u: &Device) -> LanguageRun {
     let model = small_on(of_w);
     let lisa = Lisa::over(&model, &model.blocks_path()).unwrap().period(3);
     let place = |u: CausalLm| u.spread(std::slice::from_ref(of_u));
-    start_with(model, |problem, weights, model| {
-        adamw()
-            .layers(lisa)
-            .start_apart(problem, weights, model, place)
-    })
+    let (problem, weights) = problem(of_w);
+    let method = adamw().layers(lisa);
+    let run = method.start_apart(problem, weights, model, place);
+    run.unwrap()
 }
 
 fn small_on(device: &Device) -> CausalLm {
@@ -127,32 +127,29 @@ pub fn source(name: &str, step: u32) -> Source {
     Source {
         name: name.to_owned(),
         path: name.into(),
-        samples: (0..16).map(sample).collect(),
+        samples: (0..16).map(sample).collect::<Vec<_>>().into(),
         records: 16,
         skipped: 0,
     }
 }
 
+type Problem = Bilevel<Validation<TokenSources>, WeightedSources<TokenSources>>;
 pub type LanguageRun =
     Run<Validation<TokenSources>, WeightedSources<TokenSources>, SourceWeights, CausalLm>;
 
-fn start(method: ScaleBio, model: CausalLm) -> LanguageRun {
-    start_with(model, |problem, weights, model| {
-        method.start(problem, weights, model)
-    })
-}
-
-type Problem = Bilevel<Validation<TokenSources>, WeightedSources<TokenSources>>;
-
-fn start_with(
-    model: CausalLm,
-    start: impl FnOnce(Problem, SourceWeights, CausalLm) -> scalebio::Result<LanguageRun>,
-) -> LanguageRun {
+/// A problem of two sources, and uniform weights.
+pub fn problem(device: &Device) -> (Problem, SourceWeights) {
     let training = TokenSources::new(vec![source("ones", 1), source("threes", 3)]);
     let validation = TokenSources::new(vec![source("val", 1)]);
     let problem = reweight::problem(Draws::new(training, 4), Draws::new(validation, 4).seed(1));
-    let weights = SourceWeights::uniform(["ones", "threes"], &model.device()).unwrap();
-    start(problem.unwrap(), weights, model).unwrap()
+    let weights = SourceWeights::uniform(["ones", "threes"], device).unwrap();
+    (problem.unwrap(), weights)
+}
+
+/// A run of [`problem`] on the device of the model's embedding.
+pub fn start(method: ScaleBio, model: CausalLm) -> LanguageRun {
+    let (problem, weights) = problem(&model.device());
+    method.start(problem, weights, model).unwrap()
 }
 
 fn adamw() -> ScaleBio {

@@ -26,6 +26,7 @@ mod problems;
 mod problems_classifiers;
 mod problems_readers;
 mod properties;
+mod ranks;
 mod reweighting;
 mod settings;
 mod solver;
@@ -84,6 +85,8 @@ mod memory;
 #[cfg(feature = "llm")]
 mod methods_golden;
 #[cfg(feature = "llm")]
+mod offload;
+#[cfg(feature = "llm")]
 mod placement;
 #[cfg(feature = "llm")]
 mod plan;
@@ -109,3 +112,5 @@ mod spread;
 mod stability_runs;
 #[cfg(feature = "llm")]
 mod stories;
+#[cfg(feature = "llm")]
+mod streaming;

@@ -162,6 +162,26 @@ fn the_planner_takes_the_fastest_placement_that_fits() {
     );
 }
 
+/// Processes on one machine divide the devices if each gets as many; the settings on the disk are the same for all.
+#[test]
+fn processes_divide_the_devices_of_their_machine() {
+    let names = ["flex", "ndarray", "wgpu:0", "wgpu:1"];
+    let mut config = config(Path::new("data"), &names, None);
+    let whole = serde_json::to_string(&config).unwrap();
+    for (share, part) in [
+        (None, &names[..]),
+        (Some((0, 1)), &names[..]),
+        (Some((1, 2)), &names[2..]),
+        (Some((3, 4)), &names[3..]),
+        (Some((0, 3)), &names[..]),
+        (Some((4, 4)), &names[..]),
+    ] {
+        config.device_share = share;
+        assert_eq!(config.device_names(), part, "{share:?}");
+        assert_eq!(serde_json::to_string(&config).unwrap(), whole);
+    }
+}
+
 /// Devices that cannot be used as asked are errors that say what to do.
 #[test]
 fn impossible_devices_are_errors() {

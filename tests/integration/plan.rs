@@ -227,6 +227,7 @@ proptest! {
         let parallel = with(Placement::Parallel(devices));
         let apart = with(Placement::Apart(2));
         prop_assert_eq!(spread.devices().len(), devices);
+        prop_assert_eq!(spread.devices().iter().map(|d| d.blocks).sum::<usize>(), size.blocks());
         prop_assert_eq!(sums(&spread), sums(&one));
         prop_assert_eq!(sums(&parallel), sums(&one).map(|bytes| devices as u64 * bytes));
         prop_assert_eq!(apart.devices()[0].u + apart.devices()[1].w, 0);
@@ -400,6 +401,15 @@ fn reweight_refuses_what_does_not_fit_and_prints_what_does() {
     let loaded = text.find("model with").unwrap();
     let peak = text.find("MB at the peak").unwrap();
     assert!(predicted < loaded && loaded < peak, "{text}");
+    assert!(!text.contains("a step moves"), "{text}");
+
+    let other = folder.path().join("offloaded");
+    let other = [&large[2..4], &["--out", other.to_str().unwrap()]].concat();
+    let offloaded = "--lisa-blocks 1 --device ndarray --offload frozen,moments";
+    let offloaded: Vec<_> = offloaded.split(' ').chain(small).chain(other).collect();
+    let text = printed(&example("reweight", &offloaded));
+    assert!(text.contains("\nhost "), "{text}");
+    assert!(text.contains("a step moves"), "{text}");
 }
 
 /// `memory_plan` prints a line for each of the seven models, and for each device of one of them.
@@ -414,11 +424,36 @@ fn the_example_prints_the_models_and_the_devices_of_one() {
     assert!(text.contains("32763876352 parameters"), "{text}");
     assert!(text.contains("\n1-6 "), "{text}");
 
+    let offloaded = printed(&example(
+        "memory_plan",
+        &[&spread[..], &["--offload", "frozen"]].concat(),
+    ));
+    assert!(offloaded.contains("\nhost "), "{offloaded}");
+    assert!(offloaded.contains("a step moves"), "{offloaded}");
+
+    // A card of 24 GB holds GPT-2 with its copy, eight of them Qwen2.5-32B, one does not.
+    let text = printed(&example("memory_plan", &["--device-memory", "24"]));
+    assert_eq!(text.lines().count(), 2 + 7);
+    let last = text.lines().last().unwrap();
+    assert!(
+        last.starts_with("qwen2.5-32b") && last.contains("("),
+        "{text}"
+    );
+    assert!(!text.lines().nth(2).unwrap().contains("("), "{text}");
+    let placed = ["--model", "qwen2-7b", "--devices", "2", "--device-memory"];
+    let apart = printed(&example("memory_plan", &[&placed[..], &["1000"]].concat()));
+    let spread = printed(&example("memory_plan", &[&placed[..], &["1"]].concat()));
+    assert_ne!(apart, spread);
+
     let config = fixture("llama3").join("config.json");
     let one = ["--config", config.to_str().unwrap(), "--length", "8"];
     for (arguments, said) in [
         (&["--batch", "0"][..], "batch is 0 samples"),
-        (&["--devices", "3", "--placement", "apart"], "apart takes 2"),
+        (&["--devices", "1", "--placement", "apart"], "apart takes 2"),
+        (
+            &["--devices", "2", "--device-memory", "0"],
+            "greater than 0",
+        ),
         (&["--placement", "apart", "--without-u"], "placement"),
         (
             &["--placement", "parallel", "--devices", "65"],

@@ -243,6 +243,7 @@ fn flags_that_would_change_a_run_are_refused_when_it_goes_on() {
         "save-model",
         "no-compare",
         "force",
+        "rank-timeout",
         "config",
     ];
     for flag in flags {

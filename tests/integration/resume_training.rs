@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use scalebio::burn::module::Param;
 use scalebio::burn::tensor::Tensor;
-use scalebio::models::Dtype;
+use scalebio::models::{Dtype, Offloading};
 use scalebio::train::{Experiment, OptimizerKind, ReweightConfig, Reweighting};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
@@ -41,7 +41,7 @@ pub fn data() -> TempDir {
 
 pub const STEPS: usize = 9;
 
-fn config(data: &Path) -> ReweightConfig {
+pub fn config(data: &Path) -> ReweightConfig {
     let mut config = ReweightConfig::new(data);
     config.model = Some(stories());
     (config.steps, config.batch, config.max_length) = (STEPS, 4, 12);
@@ -107,18 +107,22 @@ fn lose_steps(run: &mut Reweighting, out: &Path, steps: usize) {
 
 type Change = fn(&mut ReweightConfig);
 
-/// Both optimizers, LISA, micro-batches, bfloat16 and two threads: stopped twice, with steps and half a line lost each time,
+/// Both optimizers, LISA, micro-batches, bfloat16, two threads and blocks in host memory: stopped twice, with steps and half a line lost each time,
 /// a run writes the files of one that was not, and its variables have the same bits.
 #[test]
 fn a_resumed_run_writes_the_files_of_an_uninterrupted_one() {
     let data = data();
-    let changes: [Change; 6] = [
+    let changes: [Change; 7] = [
         |_| {},
         |c| (c.optimizer, c.lr_lower, c.lr_upper) = (OptimizerKind::Sgd, 1e-2, 1.0),
         |c| (c.lisa_blocks, c.lisa_period, c.micro_batch) = (Some(1), 2, Some(3)),
         |c| (c.dtype, c.lisa_blocks, c.lisa_period) = (Dtype::Bfloat16, Some(2), 3),
         |c| (c.parallel, c.micro_batch, c.clip) = (true, Some(2), Some(0.05)),
         |c| (c.model, c.lr_upper) = (None, 0.123_456_789_012_345_68),
+        |c| {
+            (c.lisa_blocks, c.lisa_period) = (Some(1), 2);
+            (c.device, c.offload) = ("ndarray".to_owned(), Some(Offloading::FrozenAndMoments));
+        },
     ];
     for (number, change) in changes.into_iter().enumerate() {
         let folder = tempdir().unwrap();

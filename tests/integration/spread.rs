@@ -76,4 +76,15 @@ fn devices_without_blocks_are_refused() {
         let error = model.clone().spread(devices).unwrap_err().to_string();
         assert!(error.contains("the number of blocks"), "{error}");
     }
+    let blocks = blocks_of(&model);
+    for runs in [
+        &[blocks][..],
+        &[blocks, 0],
+        &[blocks, 1],
+        &[1, 1, blocks - 2],
+    ] {
+        let error = model.clone().spread_in_runs(&many[..2], runs).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("runs of blocks"), "{error}");
+    }
 }

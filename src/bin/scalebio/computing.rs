@@ -1,13 +1,14 @@
 //! The flags for memory and speed of learning source weights, and the memory that they lead to.
 
 use std::error::Error;
+use std::time::Duration;
 
-use scalebio::models::Placement;
+use scalebio::models::{Offloading, Placement};
 use scalebio::train::{Experiment, PlacementKind, ReweightConfig};
 
 use super::console::{print, say};
 use super::table;
-use super::training::COMPUTING;
+use super::training::{COMPUTING, Streaming};
 
 /// What changes memory and speed, and results by rounding only.
 #[derive(Debug, clap::Args)]
@@ -23,7 +24,8 @@ pub struct Computing {
     parallel: bool,
 
     /// Compute on several devices in place of --device: w on the first half, u on
-    /// the others, or the blocks of both over all; see --placement
+    /// the others, or the blocks of both over all; see --placement. Under mpirun
+    /// they are divided among the ranks of a machine
     #[arg(long, value_name = "A,B,..", value_delimiter = ',', verbatim_doc_comment, help_heading = COMPUTING)]
     devices: Vec<String>,
 
@@ -36,6 +38,20 @@ pub struct Computing {
     #[arg(long, value_name = "GB", help_heading = COMPUTING, requires = "devices")]
     device_memory: Option<f64>,
 
+    /// Keep in host memory, beside a GPU: frozen (the blocks that LISA does not
+    /// train at present), or frozen,moments (also what the optimizer remembers);
+    /// slower, the same results; metrics.jsonl says how many bytes a step moves
+    #[arg(long, value_name = "WHAT", verbatim_doc_comment, help_heading = COMPUTING)]
+    offload: Option<Offloading>,
+
+    /// Under mpirun: seconds after which a rank that waits for the others ends the run;
+    /// more than the slowest step and the writing of a checkpoint take
+    #[arg(long, value_name = "SECONDS", verbatim_doc_comment, help_heading = COMPUTING, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    rank_timeout: u64,
+
+    #[command(flatten)]
+    streaming: Streaming,
+
     /// Start also if the memory that the run will take is not there
     #[arg(long, help_heading = COMPUTING)]
     force: bool,
@@ -47,6 +63,8 @@ impl Computing {
         ReweightConfig {
             blockwise: self.blockwise,
             parallel: self.parallel,
+            offload: self.offload,
+            stream: self.streaming.stream,
             ..self.placed(settings)
         }
     }
@@ -61,12 +79,17 @@ impl Computing {
         settings
     }
 
+    /// How long a rank waits for the others.
+    pub fn rank_timeout(&self) -> Duration {
+        Duration::from_secs(self.rank_timeout)
+    }
+
     /// Prints how much memory the run will take, and refuses what is not there. What a GPU has is known from
-    /// --device-memory only.
-    pub fn plan(&self, experiment: &Experiment) -> Result<(), Box<dyn Error>> {
+    /// --device-memory only. So many `processes` run on this machine.
+    pub fn plan(&self, experiment: &Experiment, processes: u64) -> Result<(), Box<dyn Error>> {
         let (plan, config) = (experiment.plan()?, experiment.config());
         say!("\nmemory as predicted, in MB, beside data and program")?;
-        print(format_args!("{}", table::table(plan.devices(), table::MB)))?;
+        print(format_args!("{}", table::table(&plan, table::MB)))?;
         let names = config.device_names();
         describe(experiment.placement()?, &names)?;
 
@@ -86,6 +109,7 @@ impl Computing {
         let on_cpu = |(name, _): &(&&str, _)| matches!(**name, "flex" | "ndarray");
         let here = names.iter().zip(plan.devices()).filter(on_cpu);
         let here: u64 = here.map(|(_, device)| device.total).sum();
+        let here = here + plan.host().map_or(0, |host| host.total);
         if here == 0 {
             return Ok(());
         }
@@ -97,10 +121,10 @@ impl Computing {
             )?;
         }
         match memory("/proc/meminfo", "MemAvailable:") {
-            Some(available) if available < here && !self.force => Err(format!(
+            Some(available) if available / processes < here && !self.force => Err(format!(
                 "the run takes {} MB more, as predicted, but this machine has {} MB available; \
                  set a smaller --micro-batch, --lisa-blocks or --dtype bf16, or start with --force",
-                here / table::MB,
+                processes * here / table::MB,
                 available / table::MB
             )
             .into()),

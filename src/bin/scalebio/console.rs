@@ -2,8 +2,21 @@
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Whether another rank of a data-parallel run prints.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// From now on only errors are printed.
+pub fn silence() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
+fn is_silent() -> bool {
+    SILENT.load(Ordering::Relaxed)
+}
 
 /// `println!` that goes on where nobody reads any more (`| head`), so that a run still saves what it computed.
 macro_rules! say {
@@ -19,6 +32,9 @@ pub fn line(text: Arguments<'_>) -> io::Result<()> {
 
 /// `print!`, likewise.
 pub fn print(text: Arguments<'_>) -> io::Result<()> {
+    if is_silent() {
+        return Ok(());
+    }
     let mut out = io::stdout();
     let written = out.write_fmt(text).and_then(|()| out.flush());
     match written {
@@ -35,9 +51,16 @@ pub fn note(text: Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// A line on standard error about how far a run has come.
+pub fn progress(text: Arguments<'_>) {
+    if !is_silent() {
+        note(text);
+    }
+}
+
 /// A progress bar on a terminal, and nothing elsewhere.
 pub fn bar(name: &str, steps: usize) -> ProgressBar {
-    if !io::stderr().is_terminal() {
+    if is_silent() || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(steps as u64);

@@ -7,7 +7,7 @@ use scalebio::train::{FinetuneConfig, Finetuning};
 
 use super::console::{bar, note, say};
 use super::record::Record;
-use super::training::{TRAINING, Training};
+use super::training::{Streaming, TRAINING, Training, index_beside};
 
 const EXAMPLES: &str = "\
 AdamW on a cosine; the seed gives the same model again on the same machine. model/ and metrics.jsonl
@@ -36,6 +36,9 @@ pub struct Args {
 
     #[command(flatten)]
     training: Training,
+
+    #[command(flatten)]
+    streaming: Streaming,
 
     /// Learning rate, on a cosine with 3 % warm-up;
     /// 1e-5 is usual for a large pretrained model
@@ -74,6 +77,8 @@ impl Args {
             lisa_period: self.training.lisa_period,
             seed: self.training.seed,
             device: self.training.device.clone(),
+            stream: self.streaming.stream,
+            index: Some(index_beside(&self.out)),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use scalebio::models::{Dtype, MemoryPlan, ModelSize, Placement, PlanConfig};
+use scalebio::models::{Dtype, MemoryPlan, ModelSize, Offloading, Placement, PlanConfig};
 
 use super::config::is_flags;
 use super::console::{print, say};
@@ -112,6 +112,21 @@ pub struct Args {
         hide_possible_values = true
     )]
     placement: Option<Where>,
+
+    /// Memory of a device in GB: takes the fastest placement that fits; without
+    /// --model, of each model on 1, 2, 4 and 8 devices
+    #[arg(
+        long,
+        value_name = "GB",
+        verbatim_doc_comment,
+        conflicts_with = "placement"
+    )]
+    device_memory: Option<f64>,
+
+    /// Keep in host memory: frozen (the blocks that do not train), or
+    /// frozen,moments (also what the optimizer remembers)
+    #[arg(long, value_name = "WHAT", verbatim_doc_comment)]
+    offload: Option<Offloading>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -130,10 +145,13 @@ enum Where {
 
 pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let Some(model) = args.model()? else {
-        return all(args);
+        return match args.capacity()? {
+            Some(capacity) => fitting(args, capacity),
+            None => all(args),
+        };
     };
     let size = size(model)?;
-    let plan = MemoryPlan::new(&size, &args.plan(args.placement()?))?;
+    let plan = MemoryPlan::new(&size, &args.plan(args.placement(&size)?))?;
     describe(&size, args)?;
     let unit = if plan.largest() < 10 * GB {
         table::MB
@@ -142,7 +160,7 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     };
     let name = if unit == GB { "GB" } else { "MB" };
     say!("{name} on each device, beside the program, its data and the driver")?;
-    print(format_args!("{}", table::table(plan.devices(), unit)))?;
+    print(format_args!("{}", table::table(&plan, unit)))?;
     Ok(())
 }
 
@@ -177,19 +195,7 @@ fn describe(size: &ModelSize, args: &Args) -> io::Result<()> {
 /// A line a model and placement.
 fn all(args: &Args) -> Result<(), Box<dyn Error>> {
     let devices = args.devices.unwrap_or(8);
-    say!(
-        "batch {} in micro-batches of {}, {} tokens, {}, LISA {} blocks{}; GB on the fullest device",
-        args.batch,
-        args.micro_batch,
-        args.length,
-        args.dtype,
-        args.lisa_blocks,
-        if args.freeze_others {
-            ", the rest frozen"
-        } else {
-            ""
-        },
-    )?;
+    say!("{}; GB on the fullest device", args.settings())?;
     let names = ["one", "apart", "spread", "parallel"];
     say!(
         "{:<13} {:>14} {:>13} {:>10} {:>10} {:>10} {:>10}",
@@ -222,12 +228,72 @@ fn all(args: &Args) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// A line a model: the placement on so many devices, and what it takes of the fullest.
+fn fitting(args: &Args, capacity: u64) -> Result<(), Box<dyn Error>> {
+    say!(
+        "{}; the fastest placement that fits in {} GB, and GB on its fullest device; in brackets what does not fit",
+        args.settings(),
+        capacity as f64 / GB as f64
+    )?;
+    let counts = [1, 2, 4, 8];
+    let heads = counts.map(|devices| format!(" {:>15}", format!("{devices} devices")));
+    say!("{:<13}{}", "model", heads.concat())?;
+    for name in MODELS {
+        let size = ModelSize::read(shipped(name))?;
+        print(format_args!("{name:<13}"))?;
+        for devices in counts {
+            let plan = args.plan(Placement::One);
+            let placement = MemoryPlan::place(&size, &plan, devices, Some(capacity))?;
+            let largest = MemoryPlan::new(&size, &args.plan(placement))?.largest();
+            let how = match placement {
+                Placement::Apart(_) => "apart ",
+                Placement::Spread(_) => "spread ",
+                _ => "",
+            };
+            let text = format!("{how}{:.1}", largest as f64 / GB as f64);
+            let text = match largest > capacity {
+                true => format!("({text})"),
+                false => text,
+            };
+            print(format_args!(" {text:>15}"))?;
+        }
+        say!()?;
+    }
+    Ok(())
+}
+
 impl Args {
     fn model(&self) -> Result<Option<&Path>, &'static str> {
         let config = self.config.as_deref().filter(|path| !is_flags(path));
         match (self.model.as_deref(), config) {
             (Some(_), Some(_)) => Err("the model is given twice, by --model and by --config"),
             (model, config) => Ok(model.or(config)),
+        }
+    }
+
+    /// What the plans are for, in words.
+    fn settings(&self) -> String {
+        format!(
+            "batch {} in micro-batches of {}, {} tokens, {}, LISA {} blocks{}",
+            self.batch,
+            self.micro_batch,
+            self.length,
+            self.dtype,
+            self.lisa_blocks,
+            match self.freeze_others {
+                true => ", the rest frozen",
+                false => "",
+            }
+        )
+    }
+
+    /// Bytes of a device's memory, if they are given.
+    fn capacity(&self) -> Result<Option<u64>, &'static str> {
+        match self.device_memory {
+            Some(gigabytes) if !(gigabytes > 0.0 && gigabytes.is_finite()) => {
+                Err("--device-memory takes a number of GB greater than 0")
+            }
+            gigabytes => Ok(gigabytes.map(|gigabytes| (gigabytes * GB as f64) as u64)),
         }
     }
 
@@ -248,14 +314,19 @@ impl Args {
             concurrent: self.concurrent,
             auxiliary: !self.without_u,
             placement,
+            offload: self.offload,
         }
     }
 
-    fn placement(&self) -> Result<Placement, String> {
+    fn placement(&self, size: &ModelSize) -> Result<Placement, Box<dyn Error>> {
         let devices = self.devices.unwrap_or(match self.placement {
             None | Some(Where::One) => 1,
             Some(_) => 2,
         });
+        if let Some(capacity) = self.capacity()? {
+            let plan = self.plan(Placement::One);
+            return Ok(MemoryPlan::place(size, &plan, devices, Some(capacity))?);
+        }
         let placement = self.placement.unwrap_or(match devices {
             1 => Where::One,
             _ => Where::Spread,
@@ -267,7 +338,8 @@ impl Args {
             (Where::Parallel, _) => Ok(Placement::Parallel(devices)),
             (Where::One | Where::Apart, _) => Err(format!(
                 "--devices is {devices}, but one takes 1 and apart takes 2 or more"
-            )),
+            )
+            .into()),
         }
     }
 }

@@ -19,6 +19,7 @@ mod console;
 mod evaluate;
 mod finetune;
 mod interrupt;
+mod job;
 mod plan;
 mod plot;
 mod record;
@@ -98,7 +99,7 @@ pub fn main(subcommand: Option<&str>) -> ExitCode {
     let line = match config::merge(&command, line, at) {
         Ok(line) => line,
         Err(message) => {
-            note(format_args!("error: {message}"));
+            job::complain(message);
             return ExitCode::from(2); // as for a flag that is wrong on the command line
         }
     };
@@ -110,7 +111,7 @@ pub fn main(subcommand: Option<&str>) -> ExitCode {
     });
     match program {
         Ok((program, record)) => run(&program.command, &record),
-        Err(error) => error.exit(),
+        Err(error) => job::exit(&error),
     }
 }
 
@@ -133,7 +134,7 @@ fn run(command: &Command, record: &Record) -> ExitCode {
     match panic::catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            note(format_args!("error: {error}"));
+            job::complain(error);
             ExitCode::FAILURE
         }
         Err(_) => {

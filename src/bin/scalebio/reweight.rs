@@ -11,11 +11,12 @@ use scalebio::train::{
 };
 
 use super::computing::{Computing, memory};
-use super::console::{bar, note, say};
+use super::console::{bar, progress, say};
 use super::interrupt::{self, Interrupt};
+use super::job::Job;
 use super::record::Record;
 use super::stability;
-use super::training::{TRAINING, Training};
+use super::training::{TRAINING, Training, index_beside};
 
 const EXAMPLES: &str = "\
 A step trains on a batch of the sources, and as many samples of the validation set, or all if there
@@ -26,7 +27,8 @@ Examples:
   scalebio reweight                                       # the shipped data, a small model
   scalebio reweight --data DIR --model HF_DIR --dtype bf16 --lisa-blocks 2 --out runs/a
   scalebio reweight --config runs/a/config.toml --seed 1 --out runs/b
-  scalebio reweight --resume runs/a                       # after Ctrl-C, or a crash";
+  scalebio reweight --resume runs/a                       # after Ctrl-C, or a crash
+  mpirun -n 4 scalebio reweight --data DIR --out runs/a   # each batch shared by 4 processes (--features mpi)";
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
 
@@ -54,6 +56,8 @@ const SETTINGS: &[&str] = &[
     "clip",
     "blockwise",
     "parallel",
+    "offload",
+    "stream",
     "stop_below",
     "stop_window",
     "pull",
@@ -176,6 +180,8 @@ impl Args {
             Some(run) => self.computing.placed(ReweightConfig::read(run)?),
             None => self.settings(),
         };
+        let run = self.resume.clone().or(self.out.clone());
+        config.index = Some(index_beside(&run.unwrap_or_else(next_free_folder)));
         config.checkpoint_steps = self.checkpoint_steps.or(config.checkpoint_steps);
         if let Some(minutes) = self.checkpoint_minutes {
             config.checkpoint_minutes = (minutes != 0.0).then_some(minutes);
@@ -185,22 +191,42 @@ impl Args {
 }
 
 pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
-    let experiment = Experiment::open(args.config()?)?;
-    describe(&experiment)?;
-    args.computing.plan(&experiment)?;
+    let mut job = Job::join(args.computing.rank_timeout())?;
+    let outcome = scalebio::catch_lost_device(|| learn(args, record, &mut job));
+    job.end(outcome)
+}
 
+fn learn(args: &Args, record: &Record, job: &mut Job) -> Result<(), Box<dyn Error>> {
+    let ranks = job.ranks().clone();
+    let experiment = ranks.together(args.config().and_then(|config| {
+        let device_share = job.share();
+        Experiment::open(ReweightConfig {
+            device_share,
+            ..config
+        })
+    }))?;
+    let experiment = experiment.with_ranks(ranks.clone());
+    describe(&experiment)?;
+    args.computing.plan(&experiment, job.on_this_machine())?;
+
+    let new_folder = || args.out.clone().unwrap_or_else(next_free_folder);
     if !args.stability.seeds.is_empty() {
-        let out = args.out.clone().unwrap_or_else(next_free_folder);
+        let out = new_folder();
         record.check(&out)?;
-        return stability::run_seeds(experiment, &args.stability.seeds, &out, record);
+        stability::run_seeds(experiment, &args.stability.seeds, &out, record)?;
+        return Ok(job.finish()?);
     }
     let (out, mut run) = match &args.resume {
         Some(out) => (out.clone(), experiment.resume(out)?),
         None => {
-            let out = args.out.clone().unwrap_or_else(next_free_folder);
-            record.check(&out)?;
+            let out = new_folder();
+            if ranks.is_first() {
+                record.check(&out)?;
+            }
             let run = experiment.reweight(&out)?;
-            record.save(&out)?;
+            if ranks.is_first() {
+                record.save(&out)?;
+            }
             (out, run)
         }
     };
@@ -211,18 +237,21 @@ pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
         experiment.tokenizer().vocabulary_size(),
         experiment.config().device_names().join(", ")
     )?;
+    if ranks.count() > 1 {
+        say!("{} ranks, each on its share of every batch", ranks.count())?;
+    }
     if args.resume.is_some() {
         for damage in run.damaged() {
             say!("passed over: {damage}")?;
         }
         say!("going on after {} steps", run.run().steps())?;
     }
-    take_steps(&mut run, experiment.config().steps, &interrupt, &out).map_err(
-        |error| match error.downcast_ref() {
+    take_steps(&mut run, &experiment, &interrupt, &out, job).map_err(|error| {
+        match error.downcast_ref() {
             Some(scalebio::Error::Device { .. }) => how_to_go_on(&*error, &out),
             _ => error,
-        },
-    )?;
+        }
+    })?;
     interrupt.release();
 
     print_weights(&run.report())?;
@@ -234,6 +263,10 @@ pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
     if args.save_model {
         say!("model    {}", run.save_model(&experiment)?.display())?;
     }
+    job.finish()?;
+    if !ranks.is_first() {
+        return Ok(());
+    }
     if experiment.test().is_none() {
         say!("\nno test set (test.jsonl), so no comparison with uniform weights")?;
     } else if !args.no_compare {
@@ -244,19 +277,21 @@ pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Takes all steps. If an end is asked for, writes a checkpoint after the step and ends the program.
+/// Takes all steps. If an end is asked for, of any rank, writes a checkpoint after the step and ends the program.
 fn take_steps(
     run: &mut Reweighting,
-    steps: usize,
+    experiment: &Experiment,
     interrupt: &Interrupt,
     out: &Path,
+    job: &mut Job,
 ) -> Result<(), Box<dyn Error>> {
+    let steps = experiment.config().steps;
     let bar = bar("reweighting", steps);
     bar.set_position(run.run().steps() as u64);
     while let Some(step) = run.next() {
         let step = step?;
         if bar.is_hidden() && step.index().is_multiple_of(steps.div_ceil(10)) {
-            note(format_args!("{step}")); // no terminal: a line now and then, so that a log shows life
+            progress(format_args!("{step}")); // no terminal: a line now and then, so that a log shows life
         }
         bar.set_message(format!(
             "L1(w) {:.3}  L2(w) {:.3}  L2(u) {:.3}",
@@ -266,12 +301,13 @@ fn take_steps(
         ));
         bar.inc(1);
         let done = run.run().steps();
-        if interrupt.is_asked() && !run.is_over() {
+        if experiment.ranks().any(interrupt.is_asked())? && !run.is_over() {
             bar.finish_and_clear();
             let checkpoint = run.checkpoint()?;
             say!("\nstopped after {done} of {steps} steps")?;
             say!("checkpoint  {}", checkpoint.display())?;
             say!("go on with  --resume {}", out.display())?;
+            job.finish()?;
             std::process::exit(interrupt::STATUS);
         }
     }
@@ -314,6 +350,13 @@ fn describe(experiment: &Experiment) -> io::Result<()> {
             source.samples.len(),
             source.skipped
         )?;
+    }
+    if experiment
+        .sources()
+        .iter()
+        .any(|s| s.samples.in_memory().is_none())
+    {
+        say!("sources are read from their files as they are drawn")?;
     }
     Ok(())
 }
@@ -379,14 +422,14 @@ fn compare(
             bar.inc(1);
         }
         bar.finish_and_clear();
-        losses.push(experiment.mean_loss(training.model(), test));
+        losses.push(experiment.mean_loss(training.model(), test)?);
     }
     say!("\ntest loss of a model trained afresh")?;
     say!("  on the learned weights {:>8.4}", losses[0])?;
     say!("  on uniform weights     {:>8.4}", losses[1])?;
     say!(
         "  (for information: w itself, which has seen the validation set, {:.4})",
-        experiment.mean_loss(reweighted, test)
+        experiment.mean_loss(reweighted, test)?
     )?;
     Ok(())
 }

@@ -82,9 +82,12 @@ pub fn run_seeds(
     record: &Record,
 ) -> Result<(), Box<dyn Error>> {
     let steps = experiment.config().steps;
+    let first = experiment.ranks().is_first();
     let mut runs = experiment.seeds(seeds, out)?;
-    fs::create_dir_all(out)?;
-    record.save(out)?;
+    if first {
+        fs::create_dir_all(out)?;
+        record.save(out)?;
+    }
     let bar = bar("reweighting", steps * seeds.len());
     while let Some(step) = runs.next() {
         step?;

@@ -1,6 +1,6 @@
 //! The flags that every training has.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use scalebio::models::Dtype;
@@ -64,6 +64,21 @@ pub struct Training {
     /// Steps after which LISA draws other blocks
     #[arg(long, value_name = "K", help_heading = COMPUTING, default_value_t = defaults().lisa_period)]
     pub lisa_period: usize,
+}
+
+/// The flag of those that need some samples at a time only.
+#[derive(Args, Debug)]
+pub struct Streaming {
+    /// Read the training samples from their files as they are drawn, instead of
+    /// holding all in memory: the same results
+    /// [default: if the files have more than 256 MiB]
+    #[arg(long, value_name = "BOOL", verbatim_doc_comment, hide_possible_values = true, help_heading = COMPUTING, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub stream: Option<bool>,
+}
+
+/// The folder for indices of streamed data: one for all runs that are in a folder, so that the next start is fast.
+pub fn index_beside(run: &Path) -> PathBuf {
+    run.with_file_name("index")
 }
 
 /// Those of the library; [`FinetuneConfig`](scalebio::train::FinetuneConfig) has the same.

@@ -16,7 +16,7 @@ use serde_json::Value;
 use self::folder::{STATE, Staged, TENSORS, Whole};
 use self::tensors::{Described, Tensors, write_header};
 use self::variable::{Put, Saved};
-use super::run::Run;
+use super::run::{Run, share};
 use super::scalebio::ScaleBio;
 use super::variable::{Variable, auxiliary_of, untied};
 use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective, catch_lost_device};
@@ -377,8 +377,10 @@ impl Checkpoint {
             Error::file(&self.whole.path.join(STATE), message)
         })?;
         let name = self.whole.run.clone();
+        share(&mut problem, &method.ranks)?;
         let mut run = Run::of(method, problem, upper, lower, auxiliary);
         (run.steps, run.reach, run.name) = (saved.step, reach, name);
+        run.first = run.steps;
         Ok(run)
     }
 

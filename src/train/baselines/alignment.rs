@@ -29,18 +29,18 @@ pub(super) fn run(session: &mut Session, config: &AlignmentConfig) -> Result<Out
     let mut trainer = session.trainer(steps)?;
     let mut draws = experiment.training_draws();
     while trainer.steps() < warmup {
-        let drawn = Session::samples(experiment.sources(), &draws.picks());
+        let drawn = Session::samples(experiment.sources(), &draws.picks())?;
         session.mean_step(&mut trainer, "warm-up", &drawn, Extra::default())?;
     }
     let model = trainer.model();
     let validation = std::slice::from_ref(experiment.validation());
     let drawn = distinct(&mut experiment.validation_draws(), steps - warmup);
-    let target = session.mean_gradient(model, &of_source(validation, &drawn, 0))?;
+    let target = session.mean_gradient(model, &of_source(validation, &drawn, 0)?)?;
     let drawn = distinct(&mut draws, steps - warmup);
     let mut cosines = Vec::new();
     // One source after the other, so that no more than two gradients are held.
     for (index, source) in experiment.sources().iter().enumerate() {
-        let samples = of_source(experiment.sources(), &drawn, index);
+        let samples = of_source(experiment.sources(), &drawn, index)?;
         let cosine = match samples.is_empty() {
             true => 0.0, // fewer draws than sources: nothing is known of this one
             false => cosine(model, &session.mean_gradient(model, &samples)?, &target),
@@ -68,9 +68,10 @@ fn of_source<'s>(
     sources: &'s [Source],
     drawn: &BTreeSet<(usize, usize)>,
     source: usize,
-) -> Vec<&'s Sample> {
-    let indices = drawn.range((source, 0)..(source + 1, 0));
-    indices
-        .map(|&(_, index)| &sources[source].samples[index])
-        .collect()
+) -> Result<Vec<&'s Sample>> {
+    let (indices, samples) = (
+        drawn.range((source, 0)..(source + 1, 0)),
+        sources[source].in_memory()?,
+    );
+    Ok(indices.map(|&(_, index)| &samples[index]).collect())
 }

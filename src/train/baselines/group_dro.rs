@@ -19,7 +19,7 @@ pub(super) fn run(session: &mut Session, config: &GroupDroConfig) -> Result<Outc
     let mut reference = session.trainer(reference_steps)?;
     let mut draws = experiment.training_draws();
     while reference.steps() < reference_steps {
-        let drawn = Session::samples(sources, &draws.picks());
+        let drawn = Session::samples(sources, &draws.picks())?;
         session.mean_step(&mut reference, "reference", &drawn, Extra::default())?;
     }
 
@@ -29,7 +29,7 @@ pub(super) fn run(session: &mut Session, config: &GroupDroConfig) -> Result<Outc
     while proxy.steps() < steps {
         let picks = draws.picks();
         let owners: Vec<usize> = picks.iter().map(|pick| pick.source).collect();
-        let drawn = Session::samples(sources, &picks);
+        let drawn = Session::samples(sources, &picks)?;
         let given = label_losses(session, reference.model(), &drawn)?;
         let losses = label_losses(session, proxy.model(), &drawn)?;
         let parts = owners.iter().zip(losses.iter().zip(&given));

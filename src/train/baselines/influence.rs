@@ -27,8 +27,8 @@ pub(super) fn run(session: &mut Session, config: &InfluenceConfig) -> Result<Out
     let experiment = session.experiment;
     let candidates = Candidates::read(experiment)?;
     let picks = candidates.picks();
-    let samples = Session::samples(experiment.sources(), &picks);
-    let validation: Vec<&Sample> = experiment.validation().samples.iter().collect();
+    let samples = Session::samples(experiment.sources(), &picks)?;
+    let validation: Vec<&Sample> = experiment.validation().in_memory()?.iter().collect();
     let groups: Vec<&[&Sample]> = match config.groups {
         ValidationGroups::Whole => vec![&validation[..]],
         ValidationGroups::Samples => validation.chunks(1).collect(),
@@ -44,7 +44,7 @@ pub(super) fn run(session: &mut Session, config: &InfluenceConfig) -> Result<Out
         let (mut rates, start) = (0.0, trainer.steps());
         while trainer.steps() < warmup * checkpoint / config.checkpoints {
             rates += trainer.rate();
-            let drawn = Session::samples(experiment.sources(), &draws.picks());
+            let drawn = Session::samples(experiment.sources(), &draws.picks())?;
             session.mean_step(&mut trainer, "warm-up", &drawn, Extra::default())?;
         }
         let rate = rates / (trainer.steps() - start) as f64;

@@ -33,7 +33,7 @@ pub(super) fn run(session: &mut Session, config: &ReferenceConfig) -> Result<Out
     let experiment = session.experiment;
     let candidates = Candidates::read(experiment)?;
     let picks = candidates.picks();
-    let samples = Session::samples(experiment.sources(), &picks);
+    let samples = Session::samples(experiment.sources(), &picks)?;
     let (steps, batch) = (session.config().steps, session.config().batch);
     let mut model = session.trainer(steps)?;
 
@@ -42,7 +42,7 @@ pub(super) fn run(session: &mut Session, config: &ReferenceConfig) -> Result<Out
     let mut draws = experiment.validation_draws();
     let validation = std::slice::from_ref(experiment.validation());
     while reference.steps() < reference_steps {
-        let drawn = Session::samples(validation, &draws.picks());
+        let drawn = Session::samples(validation, &draws.picks())?;
         session.mean_step(&mut reference, "reference", &drawn, Extra::default())?;
     }
 

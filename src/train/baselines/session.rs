@@ -201,11 +201,13 @@ impl<'a> Session<'a> {
     }
 
     /// The samples of sources that were picked.
-    pub fn samples<'s>(sources: &'s [Source], picks: &[Pick]) -> Vec<&'s Sample> {
-        picks
-            .iter()
-            .map(|pick| &sources[pick.source].samples[pick.index])
-            .collect()
+    pub fn samples<'s>(sources: &'s [Source], picks: &[Pick]) -> Result<Vec<&'s Sample>> {
+        let samples = sources.iter().map(Source::in_memory);
+        let samples = samples.collect::<Result<Vec<_>>>()?;
+        let picks = picks.iter();
+        Ok(picks
+            .map(|pick| &samples[pick.source][pick.index])
+            .collect())
     }
 }
 

@@ -88,6 +88,7 @@ struct Choice {
 pub(super) fn run(config: &CompareConfig, job: &Job, folder: &Path) -> Result<MethodRun> {
     let mut settings = config.experiment.clone();
     settings.seed = job.seed;
+    settings.stream.get_or_insert(false); // baselines need all samples at once
     let experiment = Experiment::open(settings)?;
     let usage = Usage::start();
     let choice = choose(&experiment, &job.method, &folder.join("learn"))?;
@@ -204,15 +205,15 @@ fn finetune(
 ) -> Result<Trained> {
     let settings = experiment.config();
     let batch = settings.batch.min(set.samples.len());
-    let all = experiment
-        .sources()
-        .iter()
-        .flat_map(|source| &source.samples);
+    let mut all = Vec::new();
+    for source in experiment.sources() {
+        all.extend(source.in_memory()?);
+    }
     let budget = match config.tokens {
         Some(tokens) => tokens as f64,
-        None => mean_length(all) * (settings.steps * settings.batch) as f64,
+        None => mean_length(all.into_iter()) * (settings.steps * settings.batch) as f64,
     };
-    let steps = budget / (mean_length(set.samples.iter()) * batch as f64);
+    let steps = budget / (mean_length(set.in_memory()?.iter()) * batch as f64);
     let mut finetuning = FinetuneConfig {
         model: settings.model.clone(),
         dtype: settings.dtype,

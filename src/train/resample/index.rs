@@ -3,28 +3,22 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::Duplicates;
-use crate::data::{RawRecords, Record};
+use crate::data::{Places, RawRecords, Record};
 use crate::{Error, Result};
 
-/// Records between two positions that are kept whole; those between are kept as distances.
-const BLOCK: usize = 64;
 /// Parts in which hashes are sorted, so that sorting takes a fraction of their memory.
 const PARTS: u64 = 16;
 
-/// The records of one file: 4 bytes each, and 4 more if some are left out. While the index is made, 8 more for a hash.
+/// The records of one file: some 3 bytes each, and 4 more if some are left out. While the index is made, 8 more for a hash.
 #[derive(Debug)]
 pub(super) struct Index {
     path: PathBuf,
-    /// Position of every record whose number is a multiple of [`BLOCK`].
-    starts: Vec<u64>,
-    /// Bytes from the start of each record to that of the next, or to the end of the last.
-    lengths: Vec<u32>,
+    places: Places,
     /// Numbers of the records that may be drawn, if not all may.
     kept: Option<Vec<u32>>,
     /// The form of the first record.
@@ -108,8 +102,7 @@ impl Index {
     ) -> Result<Self> {
         let mut index = Self {
             path: path.to_owned(),
-            starts: Vec::new(),
-            lengths: Vec::new(),
+            places: Places::default(),
             kept: None,
             form: Form::default(),
             held_out: 0,
@@ -118,7 +111,6 @@ impl Index {
         };
         let (mut hashes, mut dropped) = (Vec::new(), Vec::new());
         let (mut records, mut bytes) = (RawRecords::open(path)?, Vec::new());
-        let mut last = None;
         while let Some(place) = records.read(&mut bytes)? {
             let value = records.parse(&bytes, place)?;
             check(path, place.line, &value, column)?;
@@ -127,20 +119,17 @@ impl Index {
             }
             let (hash, known) = content(value, &bytes);
             index.other_form += usize::from(!known);
-            if let Some((start, _)) = last {
-                index.push(start, place.offset, place.line)?;
+            if u32::try_from(index.places.len()).is_err() {
+                let message =
+                    "more than four thousand million records are too many; split the file";
+                return Err(Error::record(path, place.line, message));
             }
-            last = Some((
-                place.offset,
-                place.offset + bytes.trim_ascii_end().len() as u64,
-            ));
+            let length = bytes.trim_ascii_end().len();
+            index.places.push(place.offset, length);
             let is_held_out = held_out.contains(&hash);
             index.held_out += usize::from(is_held_out);
             dropped.push(is_held_out);
             hashes.push(hash);
-        }
-        if let Some((start, end)) = last {
-            index.push(start, end, 0)?;
         }
         index.duplicates = drop_repeated(&hashes, &mut dropped, duplicates);
         drop(hashes);
@@ -151,61 +140,26 @@ impl Index {
         Ok(index)
     }
 
-    fn push(&mut self, start: u64, next: u64, line: usize) -> Result<()> {
-        let length = u32::try_from(next - start);
-        let (Ok(length), Ok(_)) = (length, u32::try_from(self.lengths.len())) else {
-            let message = "a record of 4 GiB, or more than four thousand million records, is too much; split the file";
-            return Err(Error::record(&self.path, line, message));
-        };
-        if self.lengths.len().is_multiple_of(BLOCK) {
-            self.starts.push(start);
-        }
-        self.lengths.push(length);
-        Ok(())
-    }
-
     /// Number of records in the file.
     pub fn records(&self) -> usize {
-        self.lengths.len()
+        self.places.len()
     }
 
     /// Number of records that may be drawn.
     pub fn available(&self) -> usize {
-        self.kept.as_ref().map_or(self.lengths.len(), Vec::len)
+        self.kept.as_ref().map_or(self.places.len(), Vec::len)
     }
 
     /// Opens the file to read single records.
-    pub fn open(&self) -> Result<BufReader<File>> {
-        let file = File::open(&self.path).map_err(|e| Error::io(&self.path, e))?;
-        // Records are read here and there: a large buffer would be thrown away each time.
-        Ok(BufReader::with_capacity(512, file))
+    pub fn open(&self) -> Result<File> {
+        File::open(&self.path).map_err(|e| Error::io(&self.path, e))
     }
 
     /// Puts the `pick`th record that may be drawn into `bytes`, on one line.
-    pub fn record(
-        &self,
-        file: &mut BufReader<File>,
-        pick: usize,
-        bytes: &mut Vec<u8>,
-    ) -> Result<()> {
+    pub fn record(&self, file: &mut File, pick: usize, bytes: &mut Vec<u8>) -> Result<()> {
         let number = self.kept.as_ref().map_or(pick, |kept| kept[pick] as usize);
-        let first = number / BLOCK * BLOCK;
-        let before: u64 = self.lengths[first..number]
-            .iter()
-            .map(|length| u64::from(*length))
-            .sum();
-        let start = self.starts[number / BLOCK] + before;
-        bytes.resize(self.lengths[number] as usize, 0);
-        let read = file
-            .seek(SeekFrom::Start(start))
-            .and_then(|_| file.read_exact(bytes));
+        let read = self.places.read(file, number, bytes);
         read.map_err(|e| Error::io(&self.path, e))?;
-        // What stands between two records: white space, and in an array a comma.
-        bytes.truncate(bytes.trim_ascii_end().len());
-        if bytes.last() == Some(&b',') {
-            bytes.pop();
-            bytes.truncate(bytes.trim_ascii_end().len());
-        }
         // A line break of JSON is never part of a text, where it is written `\n`.
         for byte in bytes
             .iter_mut()

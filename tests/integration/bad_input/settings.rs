@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use scalebio::burn::tensor::Device;
 use scalebio::data::Tokenizer;
-use scalebio::models::{CausalLm, Sampling};
+use scalebio::models::{CausalLm, Offloading, Sampling};
 use scalebio::train::{
     EvaluateConfig, Experiment, FinetuneConfig, Finetuning, ReweightConfig, evaluate,
 };
@@ -88,6 +88,19 @@ pub(super) fn rows() -> Vec<Row> {
             "a device that is not known",
             "device `tpu`: ",
             reweight(|c| c.device = "tpu".to_owned()),
+        ),
+        (
+            "offloading where no block is frozen",
+            "offload is frozen without lisa-blocks, but must be a run in which blocks are frozen",
+            reweight(|c| c.offload = Some(Offloading::Frozen)),
+        ),
+        (
+            "offloading with gradients on one tape",
+            "offload is asked for with gradients on one tape, but must be gradients block by block",
+            reweight(|c| {
+                (c.lisa_blocks, c.blockwise) = (Some(1), Some(false));
+                c.offload = Some(Offloading::FrozenAndMoments);
+            }),
         ),
         (
             "a batch of more samples than there are",
