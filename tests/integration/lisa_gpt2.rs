@@ -89,9 +89,8 @@ pub fn start_spread(devices: &[Device]) -> LanguageRun {
 #[cfg(feature = "remote")]
 pub fn resume_spread(devices: &[Device], folder: &std::path::Path) -> LanguageRun {
     let (method, model) = spread(devices);
-    start_with(model, |problem, weights, model| {
-        method.resume(folder, problem, weights, model)
-    })
+    let (problem, weights) = problem(&model.device());
+    method.resume(folder, problem, weights, model).unwrap()
 }
 
 fn spread(devices: &[Device]) -> (ScaleBio, CausalLm) {
