@@ -203,6 +203,7 @@ fn remote_servers_do_without_a_token_on_loopback_only() {
 #[test]
 fn remote_servers_end_on_ctrl_c() {
     let mut server = Server::start(&["--no-token"], None);
+    drop(server.device(0)); // so that it is past its start
     let id = server.child.id().to_string();
     let interrupted = Command::new("kill").args(["-INT", &id]).status();
     assert!(interrupted.unwrap().success());
