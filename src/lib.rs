@@ -122,7 +122,7 @@ mod solver;
 #[cfg(feature = "llm")]
 pub mod train;
 
-pub use device::device;
+pub use device::{catch_lost_device, device};
 pub use error::{Error, Result};
 pub use offload::Offload;
 pub use problem::{Bilevel, Gradients, LowerObjective, Slot, UpperObjective};

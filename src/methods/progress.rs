@@ -5,7 +5,7 @@ use burn::module::Module;
 use super::Progress;
 use super::oracle::Oracle;
 use crate::solver::Step;
-use crate::{Bilevel, LowerObjective, Result, UpperObjective};
+use crate::{Bilevel, LowerObjective, Result, UpperObjective, catch_lost_device};
 
 /// What one method does in one step. It holds the method's variables.
 pub(super) trait Rule<X: Module, W: Module> {
@@ -66,10 +66,8 @@ where
         if self.failed {
             return None;
         }
-        let step = self
-            .rule
-            .step(self.steps, &mut self.oracle)
-            .map(|mut step| {
+        let step =
+            catch_lost_device(|| self.rule.step(self.steps, &mut self.oracle)).map(|mut step| {
                 self.steps += 1;
                 step.gradient_calls = self.oracle.take_calls();
                 step

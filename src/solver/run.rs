@@ -12,12 +12,13 @@ use super::step::{PerVariable, Step};
 use super::tasks::{Draws, Evaluation, Tasks, in_parallel, in_turn};
 use super::variable::{Variable, auxiliary_of, untied};
 use crate::collective::Ranks;
-use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
+use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective, catch_lost_device};
 
 /// A run of [`ScaleBio`]: an endless iterator over its steps.
 ///
 /// All that can fail (draws, losses, gradients) comes before any variable changes. After an error
-/// the iterator ends and the run stands at its last good state, which can still be read.
+/// the iterator ends and the run stands at its last good state, which can still be read. (Where the error is that a device of
+/// another machine is lost, [`catch_lost_device`] says what can.)
 ///
 /// # Example
 ///
@@ -157,7 +158,9 @@ where
             self.lower.module(),
             self.auxiliary.module(),
         );
-        let evaluation = draws.and_then(|(f, g)| tasks(&self.problem, &f, &g, alpha, x, w, u));
+        // A device that is lost is an error already here, of which the other ranks are told.
+        let evaluation = draws
+            .and_then(|(f, g)| catch_lost_device(|| tasks(&self.problem, &f, &g, alpha, x, w, u)));
         let Evaluation {
             drawn,
             f_w,     // F(x, w)
@@ -315,7 +318,7 @@ where
         {
             self.before = self.drawn();
         }
-        let step = (self.advance)(self);
+        let step = catch_lost_device(|| (self.advance)(self));
         self.failed = step.is_err();
         Some(step)
     }

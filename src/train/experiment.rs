@@ -254,7 +254,8 @@ impl Experiment {
 
     /// Goes on with a run from the last checkpoint in its folder `out`, as if it had not been interrupted: the weights, the
     /// model and every line of `metrics.jsonl` but for its `seconds` come out the same, bit for bit, with the same program
-    /// on the same kind of machine and the same number of ranks; with another number, up to rounding. Lines of steps after the checkpoint are cut off. A checkpoint that is damaged is passed
+    /// on the same kind of machine and the same number of ranks; with another number, or on another device, up to rounding.
+    /// Lines of steps after the checkpoint are cut off. A checkpoint that is damaged is passed
     /// over for the one before ([`Reweighting::damaged`]).
     ///
     /// ```no_run

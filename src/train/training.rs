@@ -10,7 +10,7 @@ use crate::reweight::{SourceWeights, TokenSources, WeightedSources};
 use crate::sampler::{LayerSampler, Lisa};
 use crate::solver::gradients::{clip, combine, global_norm, total};
 use crate::solver::{Update, Variable};
-use crate::{Error, Gradients, Result};
+use crate::{Error, Gradients, Result, catch_lost_device};
 
 /// A model and what moves it along the gradients it is given.
 #[derive(Debug)]
@@ -76,6 +76,13 @@ impl Trainer {
 
     /// Takes a step along the gradients of the model.
     pub fn advance(
+        &mut self,
+        gradients: impl FnOnce(&CausalLm) -> Result<Gradients>,
+    ) -> Result<Taken> {
+        catch_lost_device(|| self.step_along(gradients))
+    }
+
+    fn step_along(
         &mut self,
         gradients: impl FnOnce(&CausalLm) -> Result<Gradients>,
     ) -> Result<Taken> {

@@ -81,13 +81,26 @@ pub fn start_small(device: &Device) -> LanguageRun {
 
 /// A run of a small GPT-2 under LISA, with its blocks on these devices.
 pub fn start_spread(devices: &[Device]) -> LanguageRun {
+    let (method, model) = spread(devices);
+    start(method, model)
+}
+
+/// The run of [`start_spread`] from a checkpoint.
+#[cfg(feature = "remote")]
+pub fn resume_spread(devices: &[Device], folder: &std::path::Path) -> LanguageRun {
+    let (method, model) = spread(devices);
+    let (problem, weights) = problem(&model.device());
+    method.resume(folder, problem, weights, model).unwrap()
+}
+
+fn spread(devices: &[Device]) -> (ScaleBio, CausalLm) {
     let model = small_on(&devices[0]).spread(devices).unwrap();
     let lisa = Lisa::over(&model, &model.blocks_path()).unwrap().period(3);
-    start(adamw().layers(lisa), model)
+    (adamw().layers(lisa), model)
 }
 
 /// A run of a small GPT-2 under LISA, with `w` on one device and `u` on another.
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "remote", feature = "wgpu"))]
 pub fn start_apart(of_w: &Device, of_u: &Device) -> LanguageRun {
     let model = small_on(of_w);
     let lisa = Lisa::over(&model, &model.blocks_path()).unwrap().period(3);

@@ -94,6 +94,8 @@ mod plan;
 mod pretrained;
 #[cfg(feature = "llm")]
 mod program;
+#[cfg(all(feature = "llm", feature = "remote", unix))]
+mod remote;
 #[cfg(feature = "llm")]
 mod report;
 #[cfg(feature = "llm")]

@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 256)]
     answer_tokens: usize,
 
-    /// Where to compute: flex, ndarray, wgpu[:cpu|:N] or cuda[:N]
+    /// Where to compute: flex, ndarray, wgpu[:cpu|:N], cuda[:N] or ws://HOST:PORT[/N]
     #[arg(long, value_name = "NAME", default_value = "flex")]
     device: String,
 

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -25,6 +26,8 @@ mod record;
 mod report;
 mod resample;
 mod reweight;
+#[cfg(feature = "remote")]
+mod serve;
 mod stability;
 mod table;
 mod training;
@@ -60,6 +63,8 @@ enum Command {
     Evaluate(Box<evaluate::Args>),
     Compare(Box<compare::Args>),
     Report(Box<report::Args>),
+    #[cfg(feature = "remote")]
+    Serve(serve::Args),
     Completions(completions::Args),
 }
 
@@ -73,6 +78,8 @@ impl Command {
             Self::Evaluate(args) => evaluate::run(args),
             Self::Compare(args) => compare::run(args, record),
             Self::Report(args) => report::run(args),
+            #[cfg(feature = "remote")]
+            Self::Serve(args) => serve::run(args),
             Self::Completions(args) => Ok(completions::run(args, command())?),
         }
     }
@@ -109,20 +116,33 @@ pub fn main(subcommand: Option<&str>) -> ExitCode {
 }
 
 fn run(command: &Command, record: &Record) -> ExitCode {
-    // A defect, or a device that gave up: still one line, and no backtrace.
-    panic::set_hook(Box::new(|panic| {
+    // A defect, or a device that gave up: still one line, and no backtrace. Not before it is known that nobody makes an error
+    // of it, as is made of a device that is lost.
+    let panics = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&panics);
+    panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string);
         let what = panic.payload_as_str().unwrap_or("unknown");
         let place = place.unwrap_or_default();
-        note(format_args!("error: {what} (a defect, at {place})"));
+        let line = format!("error: {what} (a defect, at {place})");
+        noted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(line);
     }));
-    match panic::catch_unwind(AssertUnwindSafe(|| command.run(record))) {
+    let work = || scalebio::catch_lost_device(|| command.run(record));
+    match panic::catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             job::complain(error);
             ExitCode::FAILURE
         }
-        Err(_) => ExitCode::FAILURE,
+        Err(_) => {
+            for line in &*panics.lock().unwrap_or_else(PoisonError::into_inner) {
+                note(format_args!("{line}"));
+            }
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -192,7 +192,7 @@ impl Args {
 
 pub fn run(args: &Args, record: &Record) -> Result<(), Box<dyn Error>> {
     let mut job = Job::join(args.computing.rank_timeout())?;
-    let outcome = learn(args, record, &mut job);
+    let outcome = scalebio::catch_lost_device(|| learn(args, record, &mut job));
     job.end(outcome)
 }
 
@@ -246,7 +246,12 @@ fn learn(args: &Args, record: &Record, job: &mut Job) -> Result<(), Box<dyn Erro
         }
         say!("going on after {} steps", run.run().steps())?;
     }
-    take_steps(&mut run, &experiment, &interrupt, &out, job)?;
+    take_steps(&mut run, &experiment, &interrupt, &out, job).map_err(|error| {
+        match error.downcast_ref() {
+            Some(scalebio::Error::Device { .. }) => how_to_go_on(&*error, &out),
+            _ => error,
+        }
+    })?;
     interrupt.release();
 
     print_weights(&run.report())?;
@@ -308,6 +313,20 @@ fn take_steps(
     }
     bar.finish_and_clear();
     Ok(())
+}
+
+/// A device that is lost takes `u` or more along, but not the last checkpoint.
+fn how_to_go_on(error: &dyn Error, out: &Path) -> Box<dyn Error> {
+    let words = match out.join("checkpoints").exists() {
+        true => format!(
+            "go on from the last checkpoint with --resume {} (and --devices for other devices)",
+            out.display()
+        ),
+        false => {
+            "there was no checkpoint yet (see --checkpoint-minutes), so start again".to_owned()
+        }
+    };
+    format!("{error}; {words}").into()
 }
 
 fn describe(experiment: &Experiment) -> io::Result<()> {

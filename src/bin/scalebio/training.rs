@@ -46,8 +46,9 @@ pub struct Training {
     #[arg(long, value_name = "S", help_heading = TRAINING, default_value_t = defaults().seed)]
     pub seed: u64,
 
-    /// Where to compute: flex, ndarray, wgpu[:cpu|:N] or cuda[:N]
-    #[arg(long, value_name = "NAME", help_heading = COMPUTING, default_value_t = defaults().device)]
+    /// Where to compute: flex, ndarray, wgpu[:cpu|:N], cuda[:N], or
+    /// ws://HOST:PORT[/N], where `scalebio serve` runs
+    #[arg(long, value_name = "NAME", help_heading = COMPUTING, verbatim_doc_comment, default_value_t = defaults().device)]
     pub device: String,
 
     /// Samples computed at a time; the results stay the same up to rounding

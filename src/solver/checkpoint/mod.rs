@@ -19,7 +19,7 @@ use self::variable::{Put, Saved};
 use super::run::{Run, share};
 use super::scalebio::ScaleBio;
 use super::variable::{Variable, auxiliary_of, untied};
-use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective};
+use crate::{Bilevel, Error, LowerObjective, Result, UpperObjective, catch_lost_device};
 
 /// How far the draws of a run have come; `None` for what cannot say.
 #[derive(Clone, Debug, Default)]
@@ -76,6 +76,10 @@ where
 
     /// A checkpoint that also holds a note.
     pub(crate) fn checkpoint_with(&self, dir: &Path, note: Value) -> Result<PathBuf> {
+        catch_lost_device(|| self.write_checkpoint(dir, note))
+    }
+
+    fn write_checkpoint(&self, dir: &Path, note: Value) -> Result<PathBuf> {
         let draws = self.draws()?;
         let mut tensors = Vec::new();
         let [upper, lower, auxiliary] = self.save(&mut |name, data| {
@@ -308,6 +312,23 @@ impl Checkpoint {
 
     /// The run as it was when the checkpoint was written.
     pub fn resume<F, G, X, W>(
+        &self,
+        method: ScaleBio,
+        problem: Bilevel<F, G>,
+        upper: X,
+        lower: W,
+        place: impl FnOnce(W) -> Result<W>,
+    ) -> Result<Run<F, G, X, W>>
+    where
+        F: UpperObjective<X, W>,
+        G: LowerObjective<X, W>,
+        X: Module,
+        W: Module,
+    {
+        catch_lost_device(|| self.restore(method, problem, upper, lower, place))
+    }
+
+    fn restore<F, G, X, W>(
         &self,
         mut method: ScaleBio,
         mut problem: Bilevel<F, G>,
