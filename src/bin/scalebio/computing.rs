@@ -44,9 +44,9 @@ pub struct Computing {
     #[arg(long, value_name = "WHAT", verbatim_doc_comment, help_heading = COMPUTING)]
     offload: Option<Offloading>,
 
-    /// Under mpirun: seconds after which a rank that waits for the others ends the run;
-    /// more than the slowest step and the writing of a checkpoint take
-    #[arg(long, value_name = "SECONDS", verbatim_doc_comment, help_heading = COMPUTING, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Under mpirun: seconds after which a rank that waits for the others ends
+    /// the run; more than the slowest step and a checkpoint take
+    #[arg(long, value_name = "S", verbatim_doc_comment, help_heading = COMPUTING, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
     rank_timeout: u64,
 
     #[command(flatten)]

@@ -28,7 +28,7 @@ Examples:
   scalebio reweight --data DIR --model HF_DIR --dtype bf16 --lisa-blocks 2 --out runs/a
   scalebio reweight --config runs/a/config.toml --seed 1 --out runs/b
   scalebio reweight --resume runs/a                       # after Ctrl-C, or a crash
-  mpirun -n 4 scalebio reweight --data DIR --out runs/a   # each batch shared by 4 processes (feature mpi)";
+  mpirun -n 4 scalebio reweight --data DIR --out runs/a   # data-parallel (feature mpi)";
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
 

@@ -394,7 +394,7 @@ fn a_job_that_cannot_work_says_so_once() {
 
     let flag = errors(job(&[(2, vec!["--rank-timeout", "0"])]));
     assert_eq!(flag.len(), 1, "{flag:?}");
-    assert!(flag[0].contains("'--rank-timeout <SECONDS>'"), "{flag:?}");
+    assert!(flag[0].contains("'--rank-timeout <S>'"), "{flag:?}");
 }
 
 /// Without the feature, several processes would each write the same run, and are refused with what to do; one is as always.
