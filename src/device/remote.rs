@@ -48,7 +48,7 @@ pub(super) fn open(name: &str, place: &str) -> Result<Device> {
     };
     let options = Device::remote_options(&host).device_index(index);
     let (sender, opened) = mpsc::channel();
-    thread::spawn(move || sender.send(options.init()));
+    thread::spawn(move || drop(sender.send(options.init())));
     let device = match opened.recv_timeout(ANSWER) {
         Ok(Ok(device)) => device,
         Ok(Err(error)) => return Err(unusable(name, refusal(&error, token.is_empty()))),

@@ -47,6 +47,15 @@ fn a_device_outside_the_build_names_its_feature() {
     );
 }
 
+#[cfg(not(feature = "remote"))]
+#[test]
+fn a_device_of_another_machine_names_its_feature() {
+    assert_eq!(
+        message("ws://127.0.0.1:3000"),
+        "device `ws://127.0.0.1:3000`: not part of this build; build with `--features remote`"
+    );
+}
+
 #[cfg(feature = "wgpu")]
 #[test]
 fn an_adapter_that_is_not_there_is_an_error() {
