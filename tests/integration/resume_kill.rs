@@ -244,14 +244,19 @@ fn flags_that_would_change_a_run_are_refused_when_it_goes_on() {
         "no-compare",
         "force",
         "rank-timeout",
+        "devices",
+        "placement",
+        "device-memory",
         "config",
     ];
     for flag in flags {
         let value = match flag {
-            "blockwise" | "parallel" | "save-model" | "no-compare" | "force" => None,
+            "blockwise" | "parallel" | "stream" | "save-model" | "no-compare" | "force" => None,
             "optimizer" => Some("sgd"),
             "dtype" => Some("bf16"),
             "prior" => Some("a=1"),
+            "placement" => Some("spread"),
+            "offload" => Some("frozen"),
             _ => Some("1"),
         };
         if flag == "resume" || flag == "config" {
@@ -261,6 +266,11 @@ fn flags_that_would_change_a_run_are_refused_when_it_goes_on() {
         let arguments: Vec<&str> = ["--resume", "no/such/run", &flag_text]
             .into_iter()
             .chain(value)
+            .chain(
+                ["placement", "device-memory"]
+                    .contains(&flag)
+                    .then_some("--devices=flex,ndarray"),
+            )
             .collect();
         let output = example("reweight", &arguments);
         assert!(!output.status.success());

@@ -53,8 +53,14 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 256)]
     answer_tokens: usize,
 
-    /// Where to compute: flex, ndarray, wgpu[:cpu|:N], cuda[:N] or ws://HOST:PORT[/N]
-    #[arg(long, value_name = "NAME", default_value = "flex")]
+    /// Where to compute: flex, ndarray, wgpu[:cpu|:N], cuda[:N] or
+    /// ws://HOST:PORT[/N]
+    #[arg(
+        long,
+        value_name = "NAME",
+        verbatim_doc_comment,
+        default_value = "flex"
+    )]
     device: String,
 
     /// Write the report to this file; `-` prints it instead of the table
