@@ -142,7 +142,7 @@ pub enum Error {
     /// The ranks of a data-parallel run are not of one run; all ranks have this error.
     #[error(
         "the ranks do not agree: {what}; start all of them with the same program, settings, data and base model, on \
-         machines of one kind"
+         machines and devices of one kind"
     )]
     Disagreement {
         /// What differs, and on which rank.
