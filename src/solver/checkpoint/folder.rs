@@ -249,6 +249,12 @@ impl Staged {
             manifest.is_ok_and(|manifest| manifest.is_ok_and(|m| m.run == self.manifest.run))
         };
         let mut ours = steps(&self.dir)?;
+        for (step, path) in &ours {
+            // A process that was killed while it removed one has left the rest of it.
+            if *step < self.manifest.step && !path.join(MANIFEST).exists() {
+                remove(path);
+            }
+        }
         ours.retain(|(_, path)| is_ours(path));
         let later = ours.partition_point(|(step, _)| *step <= self.manifest.step);
         let kept = later.saturating_sub(KEPT)..later;

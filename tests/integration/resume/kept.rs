@@ -35,6 +35,9 @@ fn the_last_two_are_kept_and_nothing_else_is_touched() {
     let abandoned = dir.join(".step-00000009.partial-4711");
     fs::create_dir(&abandoned).unwrap();
     fs::write(abandoned.join("tensors.safetensors"), "half").unwrap();
+    let half_removed = dir.join("step-00000000"); // its manifest went first
+    fs::create_dir(&half_removed).unwrap();
+    fs::write(half_removed.join("tensors.safetensors"), "rest").unwrap();
     let mut run = PLAIN.start();
     for step in 1..6 {
         run.next().unwrap().unwrap();
