@@ -157,8 +157,8 @@ impl ScaleBio {
     /// as and puts its parameters on other devices.
     ///
     /// With [`Run::in_parallel`] the two devices then work at the same time. The upper variable stays where it is: an
-    /// objective that computes with it at `u` must bring it to `u`'s device ([`WeightedSources`](crate::reweight::WeightedSources)
-    /// does).
+    /// objective that computes with it at `u` must bring it to `u`'s device, as
+    /// [`WeightedSources`](crate::reweight::WeightedSources) does.
     ///
     /// # Errors
     ///

@@ -91,8 +91,8 @@ pub struct ReweightConfig {
     #[serde(default = "checkpoint_minutes")]
     pub checkpoint_minutes: Option<f64>,
     /// What waits in the memory of the host (the device `flex`) beside the device that computes: it takes
-    /// `lisa_blocks`, and gradients that are not on one tape; see [`CausalLm::offload`](crate::models::CausalLm::offload). Results are the
-    /// same up to rounding. Default: nothing.
+    /// `lisa_blocks`, and gradients that are not on one tape; see
+    /// [`CausalLm::offload`](crate::models::CausalLm::offload). Results are the same up to rounding. Default: nothing.
     #[serde(default)]
     pub offload: Option<Offloading>,
     /// Whether the samples of the sources stay in their files and are read as they are drawn; the results are the same. See

@@ -6,12 +6,13 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use scalebio::models::{MemoryPlan, ModelSize, Placement, PlanConfig};
 use scalebio::train::{Experiment, PlacementKind, ReweightConfig};
+use scalebio::{Bilevel, ScaleBio, Update};
 use tempfile::tempdir;
 
 use crate::evaluate::stories;
 use crate::program::scalebio;
 use crate::resume_training::data;
-use crate::zoo::largest_difference;
+use crate::zoo::{Vector, largest_difference};
 
 const STEPS: usize = 20;
 
@@ -123,6 +124,43 @@ fn a_run_on_two_devices_resumes_there_and_on_one() {
             ),
         }
     }
+}
+
+/// Any module: `u` on another device than `w` and `x` takes the steps of one device, and goes on there bit for bit.
+#[test]
+fn u_of_any_problem_can_be_elsewhere() {
+    #[allow(deprecated)]
+    let (here, there) = (Device::flex().autodiff(), Device::ndarray().autodiff());
+    let problem = || Bilevel {
+        upper: |_: &Vector, w: &Vector| (w.val() - 3.0).square().sum(),
+        lower: |x: &Vector, w: &Vector| (w.val() - x.val().to_device(&w.device())).square().sum(),
+    };
+    let zeros = || Vector::from_data([0.0, 0.5], &here);
+    let method = || ScaleBio::new(Update::adam(0.1), Update::adam(0.02));
+    let place = |u: Vector| Ok(u.fork(&there));
+    let values = |x: &Vector| -> Vec<f64> { x.val().into_data().iter().collect() };
+
+    let mut alone = method().start(problem(), zeros(), zeros()).unwrap();
+    let mut apart = method()
+        .start_apart(problem(), zeros(), zeros(), place)
+        .unwrap();
+    let folder = tempdir().unwrap();
+    for step in 0..20 {
+        if step == 8 {
+            apart.checkpoint(folder.path()).unwrap();
+        }
+        alone.next().unwrap().unwrap();
+        apart.next().unwrap().unwrap();
+    }
+    assert_eq!(places(apart.auxiliary()), [there.clone().inner()]);
+    assert!(largest_difference(&values(apart.upper()), &values(alone.upper())) < 1e-5);
+
+    let again = method().resume_apart(folder.path(), problem(), zeros(), zeros(), place);
+    let mut again = again.unwrap();
+    again.by_ref().take(12).for_each(|step| drop(step.unwrap()));
+    assert_eq!(places(again.auxiliary()), places(apart.auxiliary()));
+    assert_eq!(values(again.upper()), values(apart.upper()));
+    assert_eq!(values(again.auxiliary()), values(apart.auxiliary()));
 }
 
 /// The planner takes the faster placement, u and w apart, as long as it fits; then the one that fits; then the smaller.
